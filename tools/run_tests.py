@@ -1,0 +1,299 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Runs the stages of the test run, one after another, and sums them up.
+
+tools/run-tests starts it. What a stage does is in tox.ini or in tools/lab;
+here is only the order, the time limits, and what counts as passed.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import subunit
+import testtools
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOGS = os.path.join(ROOT, '.tox', 'run-tests')
+HEARTBEAT = 30
+GRACE = 20
+LOG_LINES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A command with a time limit in seconds.
+
+    A stage with tests fails when none ran, and when one was skipped that
+    tools/expected-skips/<name>.txt does not list.
+    """
+
+    name: str
+    command: tuple
+    limit: int
+    tests: bool = False
+    needs: tuple = ('install',)
+
+
+def _tox(name, *envs, limit=300, tests=False):
+    return Stage(name, ('tox', 'run', '-e', ','.join(envs)), limit, tests)
+
+
+TOX_STAGES = (
+    _tox('lint', 'pep8'),
+    _tox('docs', 'docs', 'releasenotes'),
+    _tox('units-2026.1', 'cinder-2026.1', limit=900, tests=True),
+    _tox('units-2026.2', 'cinder-2026.2', limit=900, tests=True),
+    _tox('lab-units', 'lab-units', limit=600, tests=True),
+    _tox('nova-only', 'nova-only', tests=True),
+    _tox('tempest-only', 'tempest-only', tests=True),
+    _tox('functional', 'functional', limit=900, tests=True),
+)
+LAB_STAGES = (
+    Stage('lab-up', ('tools/lab/lab', 'up'), 600),
+    Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',)),
+    Stage('lab-down', ('tools/lab/lab', 'down'), 180),
+)
+INSTALL = Stage(
+    'install',
+    ('tox', 'run', '--notest', '-e',
+     ','.join(stage.command[-1] for stage in TOX_STAGES)),
+    900, needs=())
+STAGES = (INSTALL,) + TOX_STAGES + LAB_STAGES
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a stage; reasons is empty when it passed."""
+
+    stage: Stage
+    seconds: float = 0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    reasons: list = dataclasses.field(default_factory=list)
+
+    @property
+    def word(self):
+        return 'FAILED' if self.reasons else 'passed'
+
+
+def say(text):
+    now = datetime.datetime.now().strftime('%H:%M:%S')
+    print(f'{now} {text}', flush=True)
+
+
+def log_path(stage):
+    return os.path.join(LOGS, f'{stage.name}.log')
+
+
+def log_tail(stage, lines):
+    with open(log_path(stage), errors='replace') as log:
+        return [line.rstrip() for line in log if line.strip()][-lines:]
+
+
+def kill(process):
+    """End a stage's process and all that it started in its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def run(stage):
+    """Run a stage's command; return why it failed, or nothing."""
+    deadline = time.monotonic() + stage.limit
+    started = time.monotonic()
+    with open(log_path(stage), 'wb') as log:
+        process = subprocess.Popen(
+            stage.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                kill(process)
+                return [f'stopped at its limit of {stage.limit} s']
+            try:
+                code = process.wait(min(HEARTBEAT, left))
+                break
+            except subprocess.TimeoutExpired:
+                last = log_tail(stage, 1) or ['']
+                say(f'  {stage.name} has run for '
+                    f'{time.monotonic() - started:.0f} s: {last[0][:100]}')
+    except BaseException:
+        kill(process)
+        raise
+    return [f'exit code {code}'] if code else []
+
+
+def next_stream():
+    """The name of the file into which stestr will write its next run."""
+    try:
+        with open(os.path.join(ROOT, '.stestr', 'next-stream')) as stream:
+            return stream.read().strip()
+    except FileNotFoundError:
+        return '0'
+
+
+def read_tests(stream):
+    """Yield id, status and skip reason of every test in a run of stestr."""
+    tests = []
+    try:
+        source = open(os.path.join(ROOT, '.stestr', stream), 'rb')
+    except FileNotFoundError:
+        return tests
+    with source:
+        result = testtools.StreamToDict(tests.append)
+        result.startTestRun()
+        subunit.ByteStreamToStreamResult(source, 'stdout').run(result)
+        result.stopTestRun()
+    return tests
+
+
+def expected_skips(stage):
+    """The patterns of test ids that may be skipped in a stage."""
+    path = os.path.join(ROOT, 'tools', 'expected-skips', f'{stage.name}.txt')
+    if not os.path.exists(path):
+        return []
+    with open(path) as lines:
+        return [re.compile(line.split()[0]) for line in lines
+                if line.strip() and not line.startswith('#')]
+
+
+def count(outcome, stream):
+    """Add to an outcome what stestr recorded of its tests."""
+    allowed = expected_skips(outcome.stage)
+    for test in read_tests(stream):
+        if test['status'] in ('success', 'xfail'):
+            outcome.passed += 1
+        elif test['status'] == 'skip':
+            outcome.skipped += 1
+            if not any(pattern.search(test['id']) for pattern in allowed):
+                outcome.reasons.append(f'unexpected skip: {test["id"]}')
+        elif test['status'] != 'exists':
+            outcome.failed += 1
+            outcome.reasons.append(f'{test["status"]}: {test["id"]}')
+    if not outcome.passed + outcome.failed:
+        outcome.reasons.append('no test ran')
+
+
+def perform(stage, outcomes):
+    """Run one stage, unless one that it needs has not passed."""
+    outcome = Outcome(stage)
+    missing = [need for need in stage.needs if outcomes[need].reasons]
+    if missing:
+        outcome.reasons.append(f'not run: {missing[0]} failed')
+        return outcome
+    say(f'{stage.name} begins: {" ".join(stage.command)}')
+    started = time.time()
+    if stage is INSTALL:
+        started = float(os.environ.get('RUN_TESTS_STARTED', started))
+    stream = next_stream()
+    outcome.reasons += run(stage)
+    if stage.tests:
+        count(outcome, stream)
+    outcome.seconds = time.time() - started
+    if outcome.reasons:
+        print(f'--- the last {LOG_LINES} lines of {log_path(stage)}')
+        print('\n'.join(log_tail(stage, LOG_LINES)))
+        print('---')
+    say(f'{stage.name} {outcome.word} after {outcome.seconds:.0f} s')
+    for reason in outcome.reasons:
+        say(f'  {reason}')
+    return outcome
+
+
+def summarize(outcomes):
+    """Print the table and the closing line; return the exit code."""
+    row = '{:<14} {:<7} {:>6} {:>7} {:>7} {:>7}  {}'
+    print()
+    print(row.format('stage', 'result', 'time', 'passed', 'failed', 'skipped',
+                     '').rstrip())
+    for outcome in outcomes:
+        counts = ('-', '-', '-')
+        if outcome.stage.tests:
+            counts = (outcome.passed, outcome.failed, outcome.skipped)
+        print(row.format(
+            outcome.stage.name, outcome.word, f'{outcome.seconds:.0f} s',
+            *counts, outcome.reasons[0] if outcome.reasons else '').rstrip())
+    print(f'{sum(outcome.seconds for outcome in outcomes):.0f} s in all; '
+          f'the logs are in {LOGS}')
+    # A stage that failed without a failed test counts as one.
+    failed = sum(max(outcome.failed, 1) if outcome.reasons else 0
+                 for outcome in outcomes)
+    passed = sum(outcome.passed for outcome in outcomes)
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    print(f'{passed} passed, {failed} failed, {skipped} skipped', flush=True)
+    return 1 if failed else 0
+
+
+def selected(names):
+    """The named stages, and those that they need, in order."""
+    wanted = set()
+
+    def add(stage):
+        wanted.add(stage.name)
+        for other in STAGES:
+            if other.name in stage.needs:
+                add(other)
+
+    for stage in STAGES:
+        if not names or stage.name in names:
+            add(stage)
+    if 'lab-up' in wanted:
+        wanted.add('lab-down')
+    return [stage for stage in STAGES if stage.name in wanted]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog='run-tests', description='Test everything, or some stages.')
+    parser.add_argument(
+        'stage', nargs='*',
+        help='one of %s; default: all' % ', '.join(s.name for s in STAGES))
+    names = parser.parse_args().stage
+    unknown = set(names) - {stage.name for stage in STAGES}
+    if unknown:
+        parser.error('no such stage: %s' % ', '.join(sorted(unknown)))
+
+    os.makedirs(LOGS, exist_ok=True)
+    lock = open(os.path.join(LOGS, 'lock'), 'w')
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit('run-tests: another run is at work in this checkout')
+    # A terminated run ends its stage, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    outcomes = {}
+    for stage in selected(names):
+        outcomes[stage.name] = perform(stage, outcomes)
+    return summarize(outcomes.values())
+
+
+if __name__ == '__main__':
+    sys.exit(main())
