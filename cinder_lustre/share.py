@@ -1,3 +1,14 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
 
 """A Lustre share as a value: its text, its identity and its mount point."""
 
@@ -154,7 +165,7 @@ def parse_lines(lines):
     first = {}
     for number, share in list(shares.items()):
         reason = _find_namesake(number, shares)
-        if reason is None and share.identity in first:
+        if share.identity in first:
             reason = ('line %d already names this share'
                       % first[share.identity])
         if reason:

@@ -1,3 +1,14 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
 
 import os
 
@@ -303,6 +314,11 @@ class ParseLinesTestCase(testtools.TestCase):
                          [line[:2] for line in errors])
         self.assertIn('no ":/"', errors[0].reason)
         self.assertIn('".."', errors[1].reason)
+
+    def test_errors_are_in_the_order_of_lines(self):
+        errors = self._parse('10.0.2.15@tcp:/fs\n10.0.2.15@tcp:/fs\n'
+                             'nonsense\n')[1]
+        self.assertEqual([2, 3], [line.number for line in errors])
 
     def test_identity_names_no_server(self):
         shares, errors = self._parse('lustre:/testfs')
