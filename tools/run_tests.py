@@ -37,6 +37,11 @@ GRACE = 20
 LOG_LINES = 100
 
 
+def say(text):
+    now = datetime.datetime.now().strftime('%H:%M:%S')
+    print(f'{now} {text}', flush=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """A command with a time limit in seconds.
@@ -56,9 +61,21 @@ def _tox(name, *envs, limit=300, tests=False):
     return Stage(name, ('tox', 'run', '-e', ','.join(envs)), limit, tests)
 
 
+def _docs():
+    """The documentation; reno needs the whole history for its part."""
+    shallow = subprocess.run(
+        ('git', 'rev-parse', '--is-shallow-repository'), cwd=ROOT, check=True,
+        stdout=subprocess.PIPE, text=True).stdout.strip() == 'true'
+    if shallow:
+        say('this clone is shallow, so the release notes are not built; '
+            '"git fetch --unshallow" brings what they need')
+        return _tox('docs', 'docs')
+    return _tox('docs', 'docs', 'releasenotes')
+
+
 TOX_STAGES = (
     _tox('lint', 'pep8'),
-    _tox('docs', 'docs', 'releasenotes'),
+    _docs(),
     _tox('units-2026.1', 'cinder-2026.1', limit=900, tests=True),
     _tox('units-2026.2', 'cinder-2026.2', limit=900, tests=True),
     _tox('lab-units', 'lab-units', limit=600, tests=True),
@@ -93,11 +110,6 @@ class Outcome:
     @property
     def word(self):
         return 'FAILED' if self.reasons else 'passed'
-
-
-def say(text):
-    now = datetime.datetime.now().strftime('%H:%M:%S')
-    print(f'{now} {text}', flush=True)
 
 
 def log_path(stage):
@@ -160,16 +172,15 @@ def next_stream():
 
 
 def read_tests(stream):
-    """Yield id, status and skip reason of every test in a run of stestr."""
+    """The id and status of every test in a run that stestr recorded."""
     tests = []
-    try:
-        source = open(os.path.join(ROOT, '.stestr', stream), 'rb')
-    except FileNotFoundError:
-        return tests
-    with source:
-        result = testtools.StreamToDict(tests.append)
+    path = os.path.join(ROOT, '.stestr', stream)
+    if os.path.exists(path):
+        result = testtools.ExtendedToStreamDecorator(
+            testtools.StreamToDict(tests.append))
         result.startTestRun()
-        subunit.ByteStreamToStreamResult(source, 'stdout').run(result)
+        with open(path, 'rb') as source:
+            subunit.ProtocolTestCase(source).run(result)
         result.stopTestRun()
     return tests
 
@@ -218,7 +229,7 @@ def perform(stage, outcomes):
         count(outcome, stream)
     outcome.seconds = time.time() - started
     if outcome.reasons:
-        print(f'--- the last {LOG_LINES} lines of {log_path(stage)}')
+        print(f'--- the end of {os.path.relpath(log_path(stage), ROOT)}')
         print('\n'.join(log_tail(stage, LOG_LINES)))
         print('---')
     say(f'{stage.name} {outcome.word} after {outcome.seconds:.0f} s')
@@ -241,7 +252,7 @@ def summarize(outcomes):
             outcome.stage.name, outcome.word, f'{outcome.seconds:.0f} s',
             *counts, outcome.reasons[0] if outcome.reasons else '').rstrip())
     print(f'{sum(outcome.seconds for outcome in outcomes):.0f} s in all; '
-          f'the logs are in {LOGS}')
+          f'the logs are in {os.path.relpath(LOGS, ROOT)}')
     # A stage that failed without a failed test counts as one.
     failed = sum(max(outcome.failed, 1) if outcome.reasons else 0
                  for outcome in outcomes)
