@@ -1,0 +1,207 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The command line: one function per subcommand."""
+
+import argparse
+import os
+import shlex
+import sys
+
+from cinder_lab import host
+from cinder_lab import lifecycle
+from cinder_lab import openstack
+from cinder_lab import packages
+from cinder_lab import processes
+from cinder_lab import report
+from cinder_lab import rest
+from cinder_lab import services
+from cinder_lab import state
+from cinder_lab import storage
+from cinder_lab import supervisor
+from cinder_lab import venv
+
+DESCRIPTION = """\
+A small real OpenStack with Cinder on a Lustre share, on this machine alone:
+loopback only, everything below one directory, several labs beside each
+other. "status" lists what lies outside of that directory."""
+EPILOG = """\
+environment:
+  LAB_PREFIX      where the lab lives (default: .lab in the checkout)
+  LAB_PORT_BASE   its first port (default: a free range, then remembered)
+  LAB_SHARE       SHARE[,SHARE] of a real Lustre, e.g. 10.0.0.1@tcp:/testfs;
+                  a directory of the lab's own is made on it. Without it a
+                  stand-in for Lustre is used."""
+
+
+def up(lab, args):
+    lifecycle.up(lab)
+
+
+def down(lab, args):
+    if lab.exists:
+        lifecycle.down(lab)
+
+
+def clean(lab, args):
+    lifecycle.clean(lab)
+
+
+def restart(lab, args):
+    _need_lab(lab)
+    lifecycle.restart(lab, args.service)
+
+
+def status(lab, args):
+    """Exit code 0: all is up; 3: all is down; 1: something in between."""
+    if not lab.exists:
+        print(f'no lab in {lab.prefix}')
+        return 3
+    control = supervisor.Supervisor(lab)
+    known = control.states() if control.alive() else {}
+    names = [program.name for stage in services.stages(lab)
+             for program in stage]
+    running = [name for name in names
+               if known.get(name, {}).get('statename') == 'RUNNING']
+    print(f'prefix  {lab.prefix}\nports   {lab.base}-'
+          f'{lab.base + len(state.PORTS) - 1}')
+    for name in names:
+        info = known.get(name, {'statename': 'STOPPED', 'description': ''})
+        print(f'  {name:18} {info["statename"]:9} {info["description"]}')
+    silent = []
+    if {'keystone', 'cinder'} <= set(running):
+        silent = openstack.silent(lab, rest.Client(lab), 0)
+        print('cinder  ' + ('does not hear of: ' + ', '.join(silent)
+                            if silent else 'all services report'))
+    if args.memory:
+        _memory(lab, known)
+    print('outside the prefix')
+    for entry in _outside(lab):
+        print(f'  {entry}')
+    if running == names and not silent:
+        return 0
+    return 1 if running or processes.of(lab) else 3
+
+
+def _outside(lab):
+    yield from host.entries(lab.base)
+    yield from (f'mount {point}' for point in storage.mounts(lab.prefix))
+    yield from storage.Shares(lab).outside()
+    if packages.SAVED.exists():
+        yield str(packages.SAVED)
+    for base in host.abandoned():
+        yield f'of a lab deleted by hand, "clean" removes it: {base}'
+
+
+def _memory(lab, known):
+    """A table by program; a child counts to the program it descends from."""
+    owners = {info['pid']: name for name, info in known.items()
+              if info['pid']}
+    totals = {}
+    for pid in processes.of(lab):
+        owner = next((owners[each] for each in processes.ancestors(pid)
+                      if each in owners), processes.command(pid)[:40])
+        count, size = totals.get(owner, (0, 0))
+        totals[owner] = (count + 1, size + processes.memory(pid))
+    print('memory (PSS)')
+    for owner, (count, size) in sorted(totals.items(), key=lambda x: -x[1][1]):
+        print(f'  {owner:40} {count:3} processes {size / 1024:8.1f} MiB')
+    print(f'  {"all":40} {sum(c for c, _s in totals.values()):3} processes '
+          f'{sum(s for _c, s in totals.values()) / 1024:8.1f} MiB')
+
+
+def logs(lab, args):
+    _need_lab(lab)
+    if not args.service:
+        for path in sorted((lab.prefix / 'log').iterdir()):
+            print(f'{path.stat().st_size:12} {path}')
+        return
+    path = lab.log(args.service)
+    if not path.exists():
+        raise report.LabError(f'{path}: no such log; "lab logs" lists them')
+    os.execvp('tail', ['tail', '-n', str(args.lines),
+                       *(['-F'] if args.follow else []), str(path)])
+
+
+def env(lab, args):
+    _need_lab(lab)
+    for key, value in lab.environment().items():
+        print(f'export {key}={shlex.quote(value)}')
+
+
+def shell(lab, args):
+    _need_lab(lab)
+    command = args.command or [os.environ.get('SHELL', '/bin/bash')]
+    _execute(lab, command)
+
+
+def demo(lab, args):
+    _need_lab(lab)
+    _execute(lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
+                   *args.arguments])
+
+
+def _execute(lab, command):
+    environment = os.environ | lab.environment()
+    for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
+        environment.pop(name, None)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, environment)
+
+
+def _need_lab(lab):
+    if not lab.exists:
+        raise report.LabError(f'no lab in {lab.prefix}; "lab up" makes one')
+
+
+def parser():
+    top = argparse.ArgumentParser(
+        prog='lab', description=DESCRIPTION, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(required=True, metavar='SUBCOMMAND')
+
+    def add(function, text, **options):
+        command = commands.add_parser(
+            function.__name__, help=text,
+            description=text[0].upper() + text[1:] + '.', **options)
+        command.set_defaults(function=function)
+        return command
+    add(up, 'start the lab, or what is missing of it')
+    add(down, 'stop it; volumes and database stay')
+    each = add(status, 'show services, and what lies outside the prefix')
+    each.add_argument('--memory', action='store_true',
+                      help='show the memory of all processes, too')
+    each = add(logs, 'list the logs, or show one')
+    each.add_argument('service', nargs='?')
+    each.add_argument('-n', '--lines', type=int, default=50)
+    each.add_argument('-f', '--follow', action='store_true')
+    each = add(restart, 'restart services, after a change of the driver')
+    each.add_argument('service', nargs='+')
+    each = add(shell, 'start a shell or a command as the administrator')
+    each.add_argument('command', nargs=argparse.REMAINDER)
+    add(env, 'print the environment of "shell" for eval')
+    each = add(demo, 'run the demonstration on real data', add_help=False)
+    each.add_argument('arguments', nargs=argparse.REMAINDER)
+    add(clean, 'stop it and remove all of it but the packages')
+    return top
+
+
+def main():
+    args = parser().parse_args()
+    try:
+        return args.function(state.Lab(), args) or 0
+    except report.LabError as error:
+        report.warn(error)
+        return 1
+    except KeyboardInterrupt:
+        report.warn('interrupted; the same command goes on from here')
+        return 130

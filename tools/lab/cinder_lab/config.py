@@ -1,0 +1,142 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The configuration of the services, from templates/ and the lab's state."""
+
+import base64
+import os
+import pathlib
+import pwd
+import shutil
+import string
+
+from cinder_lab import host
+from cinder_lab import services
+from cinder_lab import state
+from cinder_lab import supervisor
+
+# API: WSGI module, processes, threads of each, further lines.
+UWSGI = {
+    'keystone': ('keystone.wsgi.api', 2, 1, ''),
+    'glance': ('glance.wsgi.api', 1, 4, ''),
+    'cinder': ('cinder.wsgi.api', 2, 1,
+               'pyargv = --config-file $link/etc/cinder.conf'),
+}
+OWNED = ('backup', 'cinder/conversion', 'cinder/coordination', 'cinder/lock',
+         'glance/images', 'glance/lock', 'glance/staging', 'glance/tasks',
+         'keystone/credential-keys', 'keystone/fernet-keys', 'mnt',
+         'rabbitmq', 'run')
+
+BACKEND = """[$name]
+volume_backend_name = $name
+lustre_shares_config = $link/etc/shares-$name
+lustre_mount_point_base = $prefix/mnt/$name
+"""
+
+
+def directories(lab):
+    """Make the services' directories; a former lab's user may own them."""
+    user = pwd.getpwnam(lab.user)
+    for name in ('etc/rootwrap.d', 'log', *OWNED,
+                 *(f'mnt/{name}' for name in services.BACKENDS)):
+        (lab.prefix / name).mkdir(parents=True, exist_ok=True)
+    for name in {pathlib.Path(name).parts[0] for name in OWNED}:
+        top = lab.prefix / name
+        if top.stat().st_uid != user.pw_uid:
+            give(top, user)
+
+
+def give(top, user):
+    """Hand a tree to a user, and never cross into a mount."""
+    device = top.stat().st_dev
+    for parent, names, files in os.walk(top):
+        names[:] = [name for name in names
+                    if os.lstat(os.path.join(parent, name)).st_dev == device]
+        for name in names + files:
+            os.chown(os.path.join(parent, name), user.pw_uid, user.pw_gid,
+                     follow_symlinks=False)
+    # Last: that it is done is seen by this one.
+    os.chown(top, user.pw_uid, user.pw_gid)
+
+
+def write_all(lab, development_fstypes):
+    """Write every file of etc/; say whether anything changed."""
+    group = pwd.getpwnam(lab.user).pw_gid
+    etc = lab.prefix / 'etc'
+    values = _values(lab, development_fstypes)
+    texts = {f'uwsgi-{name}.ini': _render('uwsgi.ini', values | {
+        'name': name, 'module': module, 'processes': processes,
+        'threads': threads, 'port': lab.port(name),
+        'extra': string.Template(extra).substitute(values)})
+        for name, (module, processes, threads, extra) in UWSGI.items()}
+    for name in ('cinder.conf', 'glance-api.conf', 'keystone.conf',
+                 'rootwrap.conf'):
+        texts[name] = _render(name, values)
+    for name in ('mariadb.cnf', 'rabbitmq.conf'):
+        texts[name] = _render(name, values | {
+            'port': lab.port(name.partition('.')[0]),
+            'password': lab.secret('rabbitmq')})
+    texts['rabbitmq_plugins'] = '[].\n'
+    texts['supervisord.conf'] = supervisor.configuration(
+        lab, sum(services.stages(lab), []))
+    changed = [state.write(etc / name, text, mode=0o640, group=group)
+               for name, text in texts.items()]
+    host.ensure_sudoers(lab, _render('sudoers', values))
+    _write_filters(lab)
+    _write_keys(lab)
+    return any(changed)
+
+
+def _render(name, values):
+    return string.Template(
+        (host.TEMPLATES / name).read_text()).substitute(values)
+
+
+def _values(lab, development_fstypes):
+    values = {
+        'link': lab.link, 'prefix': lab.prefix, 'venv': lab.venv,
+        'base': lab.base, 'user': lab.user,
+        'keystone_url': lab.url('keystone'), 'glance_url': lab.url('glance'),
+        'memcached': f'127.0.0.1:{lab.port("memcached")}',
+        'service_password': lab.secret('service'),
+        'transport_url': f'rabbit://lab:{lab.secret("rabbitmq")}'
+                         f'@127.0.0.1:{lab.port("rabbitmq")}/',
+        'database_url': f'mysql+pymysql://lab:{lab.secret("database")}'
+                        f'@127.0.0.1:{lab.port("mariadb")}',
+        'development_fstypes': development_fstypes,
+        'backends': ','.join(services.BACKENDS),
+    }
+    values['backend_sections'] = '\n'.join(
+        string.Template(BACKEND).substitute(values, name=name)
+        for name in services.BACKENDS)
+    return values
+
+
+def _write_filters(lab):
+    """Rootwrap's filters: Cinder's, os-brick's and our own."""
+    target = lab.prefix / 'etc/rootwrap.d'
+    for source in (*lab.venv.glob('etc/*/rootwrap.d/*.filters'),
+                   *state.CHECKOUT.glob('etc/cinder/rootwrap.d/*.filters')):
+        if source.parts[-3] in ('cinder', 'os-brick'):
+            shutil.copyfile(source, target / source.name)
+
+
+def _write_keys(lab):
+    """Keystone's keys; it makes them itself, but in seconds."""
+    user = pwd.getpwnam(lab.user)
+    for directory in ('credential-keys', 'fernet-keys'):
+        for number in ('0', '1'):
+            path = lab.prefix / 'keystone' / directory / number
+            if not path.exists():
+                state.write(path, base64.urlsafe_b64encode(
+                    os.urandom(32)).decode(), mode=0o400)
+                os.chown(path, user.pw_uid, user.pw_gid)

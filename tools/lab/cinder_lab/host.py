@@ -1,0 +1,98 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What a lab changes outside its prefix, apart from packages.
+
+Everything here is named after the port base, so that "clean" knows its own.
+"""
+
+import os
+import pathlib
+import pwd
+import subprocess
+
+from cinder_lab import report
+from cinder_lab import state
+
+TEMPLATES = pathlib.Path(__file__).parents[1] / 'templates'
+
+
+def sudoers_file(base):
+    return pathlib.Path(f'/etc/sudoers.d/cinder-lustre-lab-{base}')
+
+
+def user_name(base):
+    return f'cinder-lab-{base}'
+
+
+def ensure_user(lab):
+    """The user that all services run as; returns its passwd entry."""
+    try:
+        return pwd.getpwnam(lab.user)
+    except KeyError:
+        run('useradd', '--system', '--user-group', '--no-create-home',
+            '--home-dir', str(lab.link / 'run'),
+            '--shell', '/usr/sbin/nologin',
+            '--comment', f'cinder-lustre lab {lab.prefix}'.replace(':', '_'),
+            lab.user)
+        return pwd.getpwnam(lab.user)
+
+
+def ensure_sudoers(lab, text):
+    """Let the services reach root as a production Cinder does."""
+    path = sudoers_file(lab.base)
+    checked = lab.prefix / 'etc/sudoers'
+    state.write(checked, text, mode=0o440)
+    run('visudo', '-q', '-c', '-f', str(checked))
+    state.write(path, text, mode=0o440)
+
+
+def entries(base):
+    """The names outside the prefix that exist for a port base."""
+    found = [str(path) for path in (state.REGISTRY / str(base),
+                                    sudoers_file(base))
+             if os.path.lexists(path)]
+    try:
+        pwd.getpwnam(user_name(base))
+        found.append(f'user {user_name(base)}')
+    except KeyError:
+        pass
+    return found
+
+
+def remove(base):
+    """Take back what ensure_user, ensure_sudoers and create made."""
+    sudoers_file(base).unlink(missing_ok=True)
+    try:
+        pwd.getpwnam(user_name(base))
+        run('userdel', user_name(base))
+    except KeyError:
+        pass
+    (state.REGISTRY / str(base)).unlink(missing_ok=True)
+
+
+def abandoned():
+    """Port bases whose lab was deleted by hand."""
+    if not state.REGISTRY.is_dir():
+        return []
+    return sorted(int(link.name) for link in state.REGISTRY.iterdir()
+                  if link.is_symlink() and not link.exists())
+
+
+def run(*command):
+    result = subprocess.run(command, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+    if result.returncode:
+        raise report.LabError(
+            f'{" ".join(command)} failed with status {result.returncode}: '
+            f'{result.stdout.strip()}')
+    return result.stdout

@@ -1,0 +1,210 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""up, down and clean: the order of things, and how each can be repeated."""
+
+import os
+import shutil
+import time
+
+from cinder_lab import config
+from cinder_lab import host
+from cinder_lab import openstack
+from cinder_lab import packages
+from cinder_lab import processes
+from cinder_lab import report
+from cinder_lab import rest
+from cinder_lab import services
+from cinder_lab import state
+from cinder_lab import storage
+from cinder_lab import supervisor
+from cinder_lab import venv
+
+
+def up(lab):
+    """Bring everything up, from whatever state the lab is in."""
+    need_root()
+    lab.create()
+    report.say(f'lab in {lab.prefix}, ports from {lab.base}')
+    with state.locked(lab.prefix):
+        shares = storage.Shares(lab)
+        control = supervisor.Supervisor(lab)
+        _install(lab)
+        with report.step('configuration') as notes:
+            host.ensure_user(lab)
+            config.directories(lab)
+            changed = config.write_all(lab, shares.development_fstypes)
+            if lab.get('restart') or changed:
+                # Remembered: a killed run must not lose it.
+                lab.put('restart', True)
+                notes.append('changed')
+        if lab.get('restart') or not control.alive():
+            _repair(lab, control, shares)
+        with report.step('shares') as notes:
+            notes += shares.start()
+        if not control.alive():
+            _start_supervisor(lab, control)
+        _start_services(lab, control)
+        report.say(f'up. "{state.CHECKOUT}/tools/lab/lab shell" gives a '
+                   f'shell with the openstack client')
+
+
+def _install(lab):
+    (lab.prefix / 'log').mkdir(exist_ok=True)
+    with report.step('packages') as notes:
+        notes += packages.install(lab.log('packages'))
+    with report.step('Python environment') as notes:
+        notes += venv.Venv(lab).ensure()
+
+
+def _repair(lab, control, shares):
+    """Bring what a killed lab has left to the state after a clean down."""
+    left = processes.of(lab)
+    if left or storage.mounts(lab.prefix):
+        with report.step(f'stopping what is left ({len(left)} processes)'):
+            _stop(lab, control)
+            shares.stop()
+
+
+def _start_supervisor(lab, control):
+    with report.step('supervisor'):
+        for path in (lab.prefix / 'run').iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        # Nothing in the broker outlives the services: no lock, no journal
+        # and no half-written table of a killed one either.
+        for path in (lab.prefix / 'rabbitmq').glob('lab*'):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        openstack.create_database_server(lab)
+        control.start()
+        lab.forget('restart')
+
+
+def _start_services(lab, control):
+    basis, identity, rest_of_it = services.stages(lab)
+    since = int(time.time())
+    with report.step('MariaDB, RabbitMQ, memcached'):
+        # The broker brings a port mapper of its own if ours is not there.
+        _start(control, [program for program in basis
+                         if program.name != 'rabbitmq'])
+        _start(control, [program for program in basis
+                         if program.name == 'rabbitmq'], wait=False)
+        if lab.get('schemas') != lab.get('venv_pins'):
+            with report.step('database schemas'):
+                openstack.create_databases(lab)
+                openstack.bring_schemas_up(lab)
+            lab.put('schemas', lab.get('venv_pins'))
+        _start(control, identity, wait=False)
+        _start(control, basis)
+    with report.step('keystone'):
+        _start(control, identity)
+        control.wait('keystone', rest.answers(lab.url('keystone') + '/v3'))
+        openstack.fill_catalog(lab)
+    with report.step('glance and cinder'):
+        fresh = any(control.states()[program.name]['statename'] != 'RUNNING'
+                    for program in rest_of_it)
+        _start(control, rest_of_it)
+        for name in ('glance', 'cinder'):
+            control.wait(name, rest.answers(lab.url(name) + '/'))
+        openstack.create_types(lab)
+        _await_reports(lab, control, since if fresh else 0)
+
+
+def _start(control, programs, wait=True):
+    control.launch(*(program.name for program in programs))
+    for program in programs if wait else ():
+        control.wait(program.name, program.probe or (lambda: True))
+
+
+def _await_reports(lab, control, since):
+    """Wait until Cinder's services say that they work."""
+    client = rest.Client(lab)
+    deadline = time.monotonic() + 120
+    while True:
+        missing = openstack.silent(lab, client, since)
+        if not missing:
+            return
+        for name in {name.split()[0] for name in missing}:
+            control.wait(name, lambda: True)
+        if time.monotonic() > deadline:
+            raise report.LabError('\n'.join(
+                f'{name} does not report; '
+                + report.tail(lab.log(name.split()[0]))
+                for name in missing))
+        time.sleep(0.2)
+
+
+def _stop(lab, control):
+    """End every process of the lab, services before what they stand on."""
+    if control.alive():
+        for stage in reversed(services.stages(lab)):
+            control.stop(*(program.name for program in stage))
+        control.shutdown()
+        patience = 20
+    else:
+        patience = 0
+    processes.end(lab, patience)
+
+
+def down(lab):
+    """Stop everything; what is on the shares and in the database stays."""
+    need_root()
+    with state.locked(lab.prefix):
+        with report.step('stopping the services'):
+            _stop(lab, supervisor.Supervisor(lab))
+        with report.step('unmounting'):
+            storage.Shares(lab).stop()
+
+
+def clean(lab):
+    """Remove the lab, inside and outside of its prefix."""
+    need_root()
+    packages.restore_policy()
+    if lab.exists:
+        down(lab)
+        with report.step(f'removing {lab.prefix}'):
+            storage.Shares(lab).remove()
+            left = storage.mounts(lab.prefix)
+            if left:
+                raise report.LabError(f'still mounted: {left}')
+            base = lab.base
+            # First what can be found only through the state file.
+            host.remove(base)
+            shutil.rmtree(lab.prefix)
+    for base in host.abandoned():
+        report.say(f'removing what is left of the lab on {base}')
+        host.remove(base)
+    if state.REGISTRY.is_dir() and not os.listdir(state.REGISTRY):
+        if storage.STANDIN.exists():
+            storage.standin('uninstall')
+        state.REGISTRY.rmdir()
+
+
+def restart(lab, names):
+    """Restart services, for one who has changed the driver."""
+    need_root()
+    with state.locked(lab.prefix):
+        control = supervisor.Supervisor(lab)
+        since = int(time.time())
+        control.stop(*names)
+        programs = [program for stage in services.stages(lab)
+                    for program in stage if program.name in names]
+        _start(control, programs)
+        _await_reports(lab, control, since)
+
+
+def need_root():
+    if os.geteuid():
+        raise report.LabError('this needs root: mounts, users, packages; '
+                              'run it with sudo')

@@ -1,0 +1,169 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What OpenStack keeps in its database: schemas, catalog, volume types.
+
+Every function finds what is there already and adds the rest.
+"""
+
+import datetime
+import os
+import shutil
+import subprocess
+
+from cinder_lab import report
+from cinder_lab import rest
+from cinder_lab import services
+
+DATABASES = ('keystone', 'glance', 'cinder')
+# Volume type: its extra specs.
+TYPES = {
+    'lustre-raw': {'lustre:format': 'raw'},
+    'lustre-qcow2': {'lustre:format': 'qcow2'},
+    **{name: {'volume_backend_name': name} for name in services.BACKENDS},
+}
+
+
+def create_database_server(lab):
+    """Make MariaDB's own tables, unless a whole set is there."""
+    final = lab.prefix / 'mariadb'
+    if final.exists():
+        return
+    draft = lab.prefix / 'mariadb.draft'
+    if draft.exists():
+        shutil.rmtree(draft)
+    draft.mkdir()
+    shutil.chown(draft, lab.user, lab.user)
+    _run(lab, 'mariadb', ['mariadb-install-db', '--no-defaults',
+                          f'--datadir={lab.link}/mariadb.draft',
+                          '--skip-test-db', '--skip-name-resolve',
+                          '--auth-root-authentication-method=socket'])
+    lab.forget('schemas')
+    draft.rename(final)
+
+
+def create_databases(lab):
+    password = lab.secret('database')
+    statements = [f"CREATE USER IF NOT EXISTS lab@'127.0.0.1' "
+                  f"IDENTIFIED BY '{password}';"]
+    for name in DATABASES:
+        statements += [
+            f'CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb3;',
+            f"GRANT ALL ON {name}.* TO lab@'127.0.0.1';"]
+    result = subprocess.run(
+        ['mariadb', '--no-defaults', '--user=root',
+         f'--socket={lab.link}/run/mariadb.sock'],
+        input='\n'.join(statements), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
+    if result.returncode:
+        raise report.LabError(f'databases: {result.stdout.strip()}; '
+                              + report.tail(lab.log('mariadb')))
+
+
+def bring_schemas_up(lab):
+    """Run the migrations beside each other, and keystone's bootstrap."""
+    etc, bin_ = f'{lab.link}/etc', f'{lab.venv}/bin'
+    commands = {
+        'keystone': [f'{bin_}/keystone-manage', '--config-file',
+                     f'{etc}/keystone.conf', 'db_sync'],
+        'glance': [f'{bin_}/glance-manage', '--config-file',
+                   f'{etc}/glance-api.conf', 'db_sync'],
+        'cinder': [f'{bin_}/cinder-manage', '--config-file',
+                   f'{etc}/cinder.conf', 'db', 'sync']}
+    running = [(name, _start(lab, f'{name}-manage', command))
+               for name, command in commands.items()]
+    failed = [name for name, child in running if child.wait()]
+    if failed:
+        raise report.LabError('; '.join(
+            f'{name}-manage failed, ' + report.tail(lab.log(f'{name}-manage'))
+            for name in failed))
+    _run(lab, 'keystone-manage', [
+        f'{bin_}/keystone-manage', '--config-file', f'{etc}/keystone.conf',
+        'bootstrap', '--bootstrap-region-id', 'RegionOne',
+        *(f'--bootstrap-{kind}-url={lab.url("keystone")}/v3'
+          for kind in ('public', 'internal'))],
+        {'OS_BOOTSTRAP_PASSWORD': lab.secret('admin')})
+
+
+def _start(lab, log, command, environment=None):
+    with open(lab.log(log), 'ab') as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            user=lab.user, group=lab.user, extra_groups=[],
+            cwd=lab.link / 'run', env={
+                'PATH': os.environ['PATH'], 'LANG': 'C.UTF-8',
+                'HOME': f'{lab.link}/run', **(environment or {})})
+
+
+def _run(lab, log, command, environment=None):
+    if _start(lab, log, command, environment).wait():
+        raise report.LabError(
+            f'{" ".join(command)} failed; ' + report.tail(lab.log(log)))
+
+
+def fill_catalog(lab):
+    """Service users, services and endpoints."""
+    client = rest.Client(lab)
+
+    def find(kind, filters, **body):
+        plural = kind + 's' if kind != 'policy' else 'policies'
+        query = '&'.join(f'{key}={value}' for key, value in filters.items())
+        found = client.keystone('GET', f'/{plural}?{query}')[plural]
+        return (found or [client.keystone(
+            'POST', f'/{plural}', {kind: filters | body})[kind]])[0]['id']
+
+    project = find('project', {'name': 'service', 'domain_id': 'default'})
+    roles = [find('role', {'name': name}) for name in ('admin', 'service')]
+    for name, kind, url in (
+            ('glance', 'image', lab.url('glance')),
+            ('cinder', 'block-storage', lab.url('cinder') + '/v3')):
+        user = find('user', {'name': name, 'domain_id': 'default'},
+                    password=lab.secret('service'))
+        for role in roles:
+            client.keystone('PUT', f'/projects/{project}/users/{user}'
+                                   f'/roles/{role}')
+        service = find('service', {'type': kind, 'name': name})
+        for interface in ('public', 'internal'):
+            find('endpoint', {'service_id': service, 'interface': interface,
+                              'region_id': 'RegionOne'}, url=url)
+
+
+def create_types(lab):
+    client = rest.Client(lab)
+    found = {entry['name'] for entry in client.cinder(
+        'GET', '/types?is_public=None')['volume_types']}
+    for name, specs in TYPES.items():
+        if name not in found:
+            client.cinder('POST', '/types', {'volume_type': {
+                'name': name, 'extra_specs': specs}})
+
+
+def reporting(lab, client):
+    """Cinder's services: (binary, host) to the time of the last report."""
+    return {(entry['binary'], entry['host']): entry
+            for entry in client.cinder('GET', '/os-services')['services']}
+
+
+def wanted():
+    return [('cinder-scheduler', 'lab'), ('cinder-backup', 'lab'),
+            *(('cinder-volume', f'lab@{name}')
+              for name in services.BACKENDS)]
+
+
+def silent(lab, client, since):
+    """Which of Cinder's services have not reported since a moment."""
+    seen = reporting(lab, client)
+    return [' '.join(key) for key in wanted()
+            if key not in seen or seen[key]['state'] != 'up'
+            or datetime.datetime.fromisoformat(
+                seen[key]['updated_at'] or '1970-01-01').replace(
+                    tzinfo=datetime.timezone.utc).timestamp() < since]

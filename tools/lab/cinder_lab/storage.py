@@ -1,0 +1,180 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The shares of the backends: a real Lustre's, or the stand-in's."""
+
+import contextlib
+import json
+import os
+import pathlib
+import pwd
+import re
+import subprocess
+import tempfile
+
+from cinder_lab import host
+from cinder_lab import report
+from cinder_lab import services
+from cinder_lab import state
+from cinder_lab import venv
+
+STANDIN = venv.LAB / 'standin/standin'
+STANDIN_MARK = 'This is not Lustre'
+MOUNT_HELPER = pathlib.Path('/sbin/mount.lustre')
+DEVELOPMENT_FSTYPES = 'ext4,fuse.lustre'
+
+
+def split(value):
+    """The shares in LAB_SHARE; a comma may also stand between two NIDs."""
+    shares = []
+    for part in value.split(','):
+        if shares and ':/' not in shares[-1]:
+            shares[-1] += ',' + part
+        else:
+            shares.append(part)
+    if not all(re.fullmatch(r'[^/\s]+:/\S+', share) for share in shares):
+        raise report.LabError(
+            f'LAB_SHARE={value}: not of the form NID:/FSNAME[/DIRECTORY]')
+    return [share.rstrip('/') for share in shares]
+
+
+def has_real_client():
+    return MOUNT_HELPER.exists() and (
+        STANDIN_MARK.encode() not in MOUNT_HELPER.read_bytes()[:1000])
+
+
+def mounts(below):
+    """Mount points at or below a directory, the last mounted first."""
+    found = []
+    with open('/proc/self/mountinfo') as table:
+        for line in table:
+            point = pathlib.Path(re.sub(
+                r'\\([0-7]{3})', lambda m: chr(int(m.group(1), 8)),
+                line.split()[4]))
+            if point == below or below in point.parents:
+                found.append(point)
+    return found[::-1]
+
+
+def unmount(lab):
+    """Unmount all that the services have mounted below the prefix."""
+    for point in mounts(lab.prefix):
+        report.wait_for(lambda: subprocess.run(
+            ['umount', point], stderr=subprocess.DEVNULL).returncode == 0
+            or point not in mounts(lab.prefix), f'umount {point}', 20)
+
+
+class Shares:
+    """Two shares, prepared for the services and forgotten again."""
+
+    def __init__(self, lab):
+        self._lab = lab
+        given = os.environ.get('LAB_SHARE') or lab.get('lab_share')
+        self._given = split(given) if given else []
+        # At most eight characters, as on Lustre.
+        self._names = [f'l{lab.base}{letter}' for letter in 'ab']
+
+    @property
+    def real(self):
+        return bool(self._given)
+
+    @property
+    def development_fstypes(self):
+        return '' if self.real else DEVELOPMENT_FSTYPES
+
+    def standins(self):
+        """The stand-in's file systems of this lab that are registered."""
+        if self.real or not STANDIN.exists():
+            return []
+        return [entry for entry in json.loads(standin('list', '--json'))
+                if entry['fsname'] in self._names]
+
+    def start(self):
+        """Make the shares usable; return their strings."""
+        if self.real:
+            self._lab.put('lab_share', ','.join(self._given))
+            shares = self._start_real()
+        elif has_real_client():
+            raise report.LabError(
+                'the Lustre client is installed: set LAB_SHARE to the share '
+                'to use, e.g. LAB_SHARE=10.0.0.1@tcp:/testfs')
+        else:
+            shares = self._start_standin()
+        for name, share in zip(services.BACKENDS, shares):
+            state.write(self._lab.prefix / f'etc/shares-{name}',
+                        share + '\n')
+        return shares
+
+    def _directories(self):
+        """The directory of each backend on a real Lustre."""
+        shares = self._given * 2 if len(self._given) == 1 else self._given
+        return [(share, f'cinder-lab-{self._lab.base}-{name}')
+                for name, share in zip(services.BACKENDS, shares)]
+
+    def _start_real(self):
+        for share, directory in self._directories():
+            with self._mounted(share) as root:
+                (root / directory).mkdir(exist_ok=True)
+                self._hand_over(root / directory)
+        return [f'{share}/{directory}'
+                for share, directory in self._directories()]
+
+    def _hand_over(self, directory):
+        host.run('chown', f'{self._lab.user}:', str(directory))
+        host.run('chmod', '0750', str(directory))
+
+    @contextlib.contextmanager
+    def _mounted(self, share):
+        with tempfile.TemporaryDirectory(dir=self._lab.prefix) as place:
+            host.run('mount', '-t', 'lustre', '-o', 'flock', share, place)
+            try:
+                yield pathlib.Path(place)
+            finally:
+                host.run('umount', place)
+
+    def _start_standin(self):
+        user = pwd.getpwnam(self._lab.user)
+        directory = self._lab.prefix / 'standin'
+        return [standin('create', '--fsname', name, '--size', '20G',
+                        '--dir', str(directory), '--mode', '0750',
+                        '--owner', f'{user.pw_uid}:{user.pw_gid}').strip()
+                for name in self._names]
+
+    def stop(self):
+        """Unmount, and give the stand-in's loop devices back."""
+        unmount(self._lab)
+        for entry in self.standins():
+            standin('stop', entry['fsname'])
+
+    def remove(self):
+        """Delete what start() has made."""
+        if self.real:
+            for share, directory in self._directories():
+                with self._mounted(share) as root:
+                    host.run('rm', '-rf', '--one-file-system',
+                             str(root / directory))
+        for entry in self.standins():
+            standin('destroy', entry['fsname'])
+
+    def outside(self):
+        """What the shares have outside the prefix, for "status"."""
+        for entry in self.standins():
+            yield f'stand-in {entry["fsname"]} on {entry["loop"]}'
+        if self.standins() or not has_real_client():
+            for path in ('/sbin/mount.lustre', '/usr/bin/lfs',
+                         '/usr/sbin/lctl'):
+                if os.path.exists(path):
+                    yield f'{path} of the stand-in'
+
+
+def standin(*arguments):
+    return host.run(str(STANDIN), *arguments)
