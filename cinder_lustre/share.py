@@ -91,7 +91,7 @@ class Share:
                              'system; %s' % _FORM)
         fsname, subdir = _parse_path(path)
         nids = () if servers == _IDENTITY_PREFIX else _parse_nids(servers)
-        options = _parse_options(fields[1]) if len(fields) > 1 else ''
+        options = parse_options(fields[1]) if len(fields) > 1 else ''
         return cls(fsname, subdir, nids, options)
 
     @property
@@ -194,6 +194,18 @@ def _find_namesake(number, shares):
                 'If they are the same, write a common NID in both lines'
                 % (n, other.source, share.fsname))
     return None
+
+
+def parse_options(text):
+    """The mount options in what follows a share: -o and a list of them.
+
+    :raises: ValueError with the reason
+    """
+    flag, *options = text.split()
+    if flag != '-o' or len(options) != 1:
+        raise ValueError('"%s" after the share is not "-o" and mount options '
+                         'separated by commas' % text)
+    return ','.join(split_options(options[0]))
 
 
 def split_options(text):
@@ -311,11 +323,3 @@ def _normalize(nid):
         address = ipaddress.IPv6Address(address).compressed
     return '%s@%s' % (address.lower(),
                       net if net[-1].isdigit() else net + '0')
-
-
-def _parse_options(text):
-    flag, *options = text.split()
-    if flag != '-o' or len(options) != 1:
-        raise ValueError('"%s" after the share is not "-o" and mount options '
-                         'separated by commas' % text)
-    return ','.join(split_options(options[0]))

@@ -1,0 +1,68 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The options of this package, for services and for their sample files."""
+
+from oslo_config import cfg
+
+mount_opts = [
+    cfg.StrOpt('lustre_mount_point_base',
+               default='$state_path/mnt',
+               help='Directory of this host below which Lustre shares are '
+                    'mounted, each in a directory of its own. The user of the '
+                    'service must be able to write to it. It is part of the '
+                    'path of every volume: do not change it while a volume '
+                    'is attached on this host.'),
+    cfg.StrOpt('lustre_mount_options',
+               default='flock',
+               help='Options that Lustre shares are mounted with, separated '
+                    'by commas; those of a share override them. Volumes need '
+                    'the option flock: a share that was mounted without it, '
+                    'read-only or with localflock is refused. A wrong option '
+                    'makes every mount fail. Options count when a share is '
+                    'mounted; one that is mounted already keeps its own.'),
+    cfg.IntOpt('lustre_mount_timeout',
+               default=60,
+               min=1,
+               help='Seconds that mounting a share may take. When they are '
+                    'over, the share is reported as down and the attempt goes '
+                    'on in the background; Lustre itself gives up after '
+                    'nearly three minutes. If it is too short, shares on a '
+                    'slow network stay down; if it is too long, a start or a '
+                    'request waits that long for a server that is away.'),
+    cfg.IntOpt('lustre_operation_timeout',
+               default=60,
+               min=1,
+               help='Seconds that an operation on a share may give no sign '
+                    'of life before the share counts as down; long copies '
+                    'report their progress and may take longer. Nothing new '
+                    'is started on such a share until the operation ends. If '
+                    'it is too short, a busy file system looks like a dead '
+                    'one; if it is too long, requests to a dead one take long '
+                    'to fail.'),
+    cfg.ListOpt('lustre_development_fstypes',
+                default=[],
+                help='For development only, where there is no Lustre: file '
+                     'system types to accept as if they were Lustre, though '
+                     'they show no option flock. The locks of such file '
+                     'systems may not reach other hosts, so that two hosts '
+                     'can write to one volume and destroy it. Never set it '
+                     'where data matter.'),
+]
+
+
+def list_opts():
+    """The options of this package, for oslo-config-generator."""
+    # Other users of this module must not need Cinder.
+    from cinder_lustre.volume.drivers import lustre
+
+    return [('backend_defaults', mount_opts + lustre.lustre_opts)]
