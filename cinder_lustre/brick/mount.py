@@ -194,8 +194,7 @@ def explain(exit_code, stderr, share):
     missing = 'no file system "%s"' % share.fsname
     if share.subdir:
         missing += ', or that has no directory "/%s"' % share.subdir
-    values = {'missing': missing, 'fsname': share.fsname,
-              'subdir': share.subdir,
+    values = {'missing': missing, 'subdir': share.subdir,
               'servers': ', '.join(nid for node in share.nids for nid in node),
               'code': exit_code, 'message': lines[0].rstrip('.')}
     for codes, pattern, reason, cure in _CAUSES:
@@ -235,8 +234,6 @@ _CAUSES = (
      'LNet has no network for %(servers)s, or a mount option is wrong.',
      'Compare "lnetctl net show" with the share, and check its options and '
      'lustre_mount_options; the kernel log (dmesg) names a wrong option.'),
-    ((errno.ENAMETOOLONG,), '',
-     'Lustre finds the name "%(fsname)s" too long.', 'Correct the share.'),
     ((errno.ETIMEDOUT,), '',
      'no MGS answers at %(servers)s.',
      'Check the NIDs of the share, that the MGS runs, and that "lctl ping" '
