@@ -49,6 +49,7 @@ def up(lab, args):
 
 def down(lab, args):
     if lab.exists:
+        lab.check()
         lifecycle.down(lab)
 
 
@@ -57,7 +58,7 @@ def clean(lab, args):
 
 
 def restart(lab, args):
-    _need_lab(lab)
+    lab.check()
     lifecycle.restart(lab, args.service)
 
 
@@ -66,6 +67,7 @@ def status(lab, args):
     if not lab.exists:
         print(f'no lab in {lab.prefix}')
         return 3
+    lab.check()
     control = supervisor.Supervisor(lab)
     known = control.states() if control.alive() else {}
     names = [program.name for stage in services.stages(lab)
@@ -89,13 +91,13 @@ def status(lab, args):
         print(f'  {entry}')
     if running == names and not silent:
         return 0
-    return 1 if running or processes.of(lab) else 3
+    return 1 if running or processes.of(lab.base) else 3
 
 
 def _outside(lab):
     yield from host.entries(lab.base)
     yield from (f'mount {point}' for point in storage.mounts(lab.prefix))
-    yield from storage.Shares(lab).outside()
+    yield from storage.outside(lab.base)
     if packages.SAVED.exists():
         yield str(packages.SAVED)
     for base in host.abandoned():
@@ -107,7 +109,7 @@ def _memory(lab, known):
     owners = {info['pid']: name for name, info in known.items()
               if info['pid']}
     totals = {}
-    for pid in processes.of(lab):
+    for pid in processes.of(lab.base):
         owner = next((owners[each] for each in processes.ancestors(pid)
                       if each in owners), processes.command(pid)[:40])
         count, size = totals.get(owner, (0, 0))
@@ -120,7 +122,7 @@ def _memory(lab, known):
 
 
 def logs(lab, args):
-    _need_lab(lab)
+    lab.check()
     if not args.service:
         for path in sorted((lab.prefix / 'log').iterdir()):
             print(f'{path.stat().st_size:12} {path}')
@@ -133,19 +135,19 @@ def logs(lab, args):
 
 
 def env(lab, args):
-    _need_lab(lab)
+    lab.check()
     for key, value in lab.environment().items():
         print(f'export {key}={shlex.quote(value)}')
 
 
 def shell(lab, args):
-    _need_lab(lab)
+    lab.check()
     command = args.command or [os.environ.get('SHELL', '/bin/bash')]
     _execute(lab, command)
 
 
 def demo(lab, args):
-    _need_lab(lab)
+    lab.check()
     _execute(lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
                    *args.arguments])
 
@@ -156,11 +158,6 @@ def _execute(lab, command):
         environment.pop(name, None)
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)
-
-
-def _need_lab(lab):
-    if not lab.exists:
-        raise report.LabError(f'no lab in {lab.prefix}; "lab up" makes one')
 
 
 def parser():

@@ -13,6 +13,7 @@
 """The configuration of the services, from templates/ and the lab's state."""
 
 import base64
+import hashlib
 import os
 import pathlib
 import pwd
@@ -69,7 +70,7 @@ def give(top, user):
 
 
 def write_all(lab, development_fstypes):
-    """Write every file of etc/; say whether anything changed."""
+    """Write every file of etc/ and return a digest of them."""
     group = pwd.getpwnam(lab.user).pw_gid
     etc = lab.prefix / 'etc'
     values = _values(lab, development_fstypes)
@@ -88,12 +89,12 @@ def write_all(lab, development_fstypes):
     texts['rabbitmq_plugins'] = '[].\n'
     texts['supervisord.conf'] = supervisor.configuration(
         lab, sum(services.stages(lab), []))
-    changed = [state.write(etc / name, text, mode=0o640, group=group)
-               for name, text in texts.items()]
+    for name, text in texts.items():
+        state.write(etc / name, text, mode=0o640, group=group)
     host.ensure_sudoers(lab, _render('sudoers', values))
     _write_filters(lab)
     _write_keys(lab)
-    return any(changed)
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
 
 
 def _render(name, values):

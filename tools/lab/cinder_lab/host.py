@@ -18,9 +18,8 @@ Everything here is named after the port base, so that "clean" knows its own.
 import os
 import pathlib
 import pwd
-import subprocess
 
-from cinder_lab import report
+from cinder_lab import commands
 from cinder_lab import state
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / 'templates'
@@ -30,20 +29,16 @@ def sudoers_file(base):
     return pathlib.Path(f'/etc/sudoers.d/cinder-lustre-lab-{base}')
 
 
-def user_name(base):
-    return f'cinder-lab-{base}'
-
-
 def ensure_user(lab):
     """The user that all services run as; returns its passwd entry."""
     try:
         return pwd.getpwnam(lab.user)
     except KeyError:
-        run('useradd', '--system', '--user-group', '--no-create-home',
+        commands.run(
+            'useradd', '--system', '--user-group', '--no-create-home',
             '--home-dir', str(lab.link / 'run'),
             '--shell', '/usr/sbin/nologin',
-            '--comment', f'cinder-lustre lab {lab.prefix}'.replace(':', '_'),
-            lab.user)
+            '--comment', f'cinder-lustre lab {lab.base}', lab.user)
         return pwd.getpwnam(lab.user)
 
 
@@ -52,7 +47,7 @@ def ensure_sudoers(lab, text):
     path = sudoers_file(lab.base)
     checked = lab.prefix / 'etc/sudoers'
     state.write(checked, text, mode=0o440)
-    run('visudo', '-q', '-c', '-f', str(checked))
+    commands.run('visudo', '-q', '-c', '-f', str(checked))
     state.write(path, text, mode=0o440)
 
 
@@ -62,8 +57,8 @@ def entries(base):
                                     sudoers_file(base))
              if os.path.lexists(path)]
     try:
-        pwd.getpwnam(user_name(base))
-        found.append(f'user {user_name(base)}')
+        pwd.getpwnam(state.user_name(base))
+        found.append(f'user {state.user_name(base)}')
     except KeyError:
         pass
     return found
@@ -73,8 +68,8 @@ def remove(base):
     """Take back what ensure_user, ensure_sudoers and create made."""
     sudoers_file(base).unlink(missing_ok=True)
     try:
-        pwd.getpwnam(user_name(base))
-        run('userdel', user_name(base))
+        pwd.getpwnam(state.user_name(base))
+        commands.run('userdel', state.user_name(base))
     except KeyError:
         pass
     (state.REGISTRY / str(base)).unlink(missing_ok=True)
@@ -86,13 +81,3 @@ def abandoned():
         return []
     return sorted(int(link.name) for link in state.REGISTRY.iterdir()
                   if link.is_symlink() and not link.exists())
-
-
-def run(*command):
-    result = subprocess.run(command, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-    if result.returncode:
-        raise report.LabError(
-            f'{" ".join(command)} failed with status {result.returncode}: '
-            f'{result.stdout.strip()}')
-    return result.stdout

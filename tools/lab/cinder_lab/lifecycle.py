@@ -42,17 +42,18 @@ def up(lab):
         with report.step('configuration') as notes:
             host.ensure_user(lab)
             config.directories(lab)
-            changed = config.write_all(lab, shares.development_fstypes)
-            if lab.get('restart') or changed:
-                # Remembered: a killed run must not lose it.
-                lab.put('restart', True)
-                notes.append('changed')
-        if lab.get('restart') or not control.alive():
+            digest = lab.get('venv_pins') + config.write_all(
+                lab, shares.development_fstypes)
+            current = control.alive() and lab.get('running') == digest
+            if not current:
+                notes.append('services need a start')
+        if not current:
             _repair(lab, control, shares)
         with report.step('shares') as notes:
             notes += shares.start()
-        if not control.alive():
+        if not current:
             _start_supervisor(lab, control)
+            lab.put('running', digest)
         _start_services(lab, control)
         report.say(f'up. "{state.CHECKOUT}/tools/lab/lab shell" gives a '
                    f'shell with the openstack client')
@@ -68,7 +69,7 @@ def _install(lab):
 
 def _repair(lab, control, shares):
     """Bring what a killed lab has left to the state after a clean down."""
-    left = processes.of(lab)
+    left = processes.of(lab.base)
     if left or storage.mounts(lab.prefix):
         with report.step(f'stopping what is left ({len(left)} processes)'):
             _stop(lab, control)
@@ -88,7 +89,6 @@ def _start_supervisor(lab, control):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         openstack.create_database_server(lab)
         control.start()
-        lab.forget('restart')
 
 
 def _start_services(lab, control):
@@ -154,7 +154,7 @@ def _stop(lab, control):
         patience = 20
     else:
         patience = 0
-    processes.end(lab, patience)
+    processes.end(lab.base, patience)
 
 
 def down(lab):
@@ -172,22 +172,23 @@ def clean(lab):
     need_root()
     packages.restore_policy()
     if lab.exists:
+        lab.check()
         down(lab)
         with report.step(f'removing {lab.prefix}'):
             storage.Shares(lab).remove()
             left = storage.mounts(lab.prefix)
             if left:
                 raise report.LabError(f'still mounted: {left}')
-            base = lab.base
-            # First what can be found only through the state file.
-            host.remove(base)
             shutil.rmtree(lab.prefix)
+            # Last: it lets the next "clean" find the rest.
+            host.remove(lab.base)
     for base in host.abandoned():
-        report.say(f'removing what is left of the lab on {base}')
-        host.remove(base)
+        with report.step(f'removing what is left of the lab on {base}'):
+            processes.end(base, patience=0)
+            storage.destroy_standins(base)
+            host.remove(base)
     if state.REGISTRY.is_dir() and not os.listdir(state.REGISTRY):
-        if storage.STANDIN.exists():
-            storage.standin('uninstall')
+        storage.standin('uninstall')
         state.REGISTRY.rmdir()
 
 

@@ -18,9 +18,8 @@ Every function finds what is there already and adds the rest.
 import datetime
 import os
 import shutil
-import subprocess
 
-from cinder_lab import report
+from cinder_lab import commands
 from cinder_lab import rest
 from cinder_lab import services
 
@@ -43,10 +42,10 @@ def create_database_server(lab):
         shutil.rmtree(draft)
     draft.mkdir()
     shutil.chown(draft, lab.user, lab.user)
-    _run(lab, 'mariadb', ['mariadb-install-db', '--no-defaults',
-                          f'--datadir={lab.link}/mariadb.draft',
-                          '--skip-test-db', '--skip-name-resolve',
-                          '--auth-root-authentication-method=socket'])
+    _start(lab, 'mariadb', 'mariadb-install-db', '--no-defaults',
+           f'--datadir={lab.link}/mariadb.draft', '--skip-test-db',
+           '--skip-name-resolve',
+           '--auth-root-authentication-method=socket').wait()
     lab.forget('schemas')
     draft.rename(final)
 
@@ -59,55 +58,36 @@ def create_databases(lab):
         statements += [
             f'CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb3;',
             f"GRANT ALL ON {name}.* TO lab@'127.0.0.1';"]
-    result = subprocess.run(
-        ['mariadb', '--no-defaults', '--user=root',
-         f'--socket={lab.link}/run/mariadb.sock'],
-        input='\n'.join(statements), text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
-    if result.returncode:
-        raise report.LabError(f'databases: {result.stdout.strip()}; '
-                              + report.tail(lab.log('mariadb')))
+    commands.run('mariadb', '--no-defaults', '--user=root',
+                 f'--socket={lab.link}/run/mariadb.sock',
+                 input='\n'.join(statements))
 
 
 def bring_schemas_up(lab):
     """Run the migrations beside each other, and keystone's bootstrap."""
-    etc, bin_ = f'{lab.link}/etc', f'{lab.venv}/bin'
-    commands = {
-        'keystone': [f'{bin_}/keystone-manage', '--config-file',
-                     f'{etc}/keystone.conf', 'db_sync'],
-        'glance': [f'{bin_}/glance-manage', '--config-file',
-                   f'{etc}/glance-api.conf', 'db_sync'],
-        'cinder': [f'{bin_}/cinder-manage', '--config-file',
-                   f'{etc}/cinder.conf', 'db', 'sync']}
-    running = [(name, _start(lab, f'{name}-manage', command))
-               for name, command in commands.items()]
-    failed = [name for name, child in running if child.wait()]
-    if failed:
-        raise report.LabError('; '.join(
-            f'{name}-manage failed, ' + report.tail(lab.log(f'{name}-manage'))
-            for name in failed))
-    _run(lab, 'keystone-manage', [
-        f'{bin_}/keystone-manage', '--config-file', f'{etc}/keystone.conf',
-        'bootstrap', '--bootstrap-region-id', 'RegionOne',
-        *(f'--bootstrap-{kind}-url={lab.url("keystone")}/v3'
-          for kind in ('public', 'internal'))],
-        {'OS_BOOTSTRAP_PASSWORD': lab.secret('admin')})
+    keystone = ('keystone-manage', f'{lab.venv}/bin/keystone-manage',
+                f'--config-file={lab.link}/etc/keystone.conf')
+    migrations = [
+        _start(lab, *keystone, 'db_sync'),
+        _start(lab, 'glance-manage', f'{lab.venv}/bin/glance-manage',
+               f'--config-file={lab.link}/etc/glance-api.conf', 'db_sync'),
+        _start(lab, 'cinder-manage', f'{lab.venv}/bin/cinder-manage',
+               f'--config-file={lab.link}/etc/cinder.conf', 'db', 'sync')]
+    for migration in migrations:
+        migration.wait()
+    _start(lab, *keystone, 'bootstrap', '--bootstrap-region-id=RegionOne',
+           *(f'--bootstrap-{kind}-url={lab.url("keystone")}/v3'
+             for kind in ('public', 'internal')),
+           OS_BOOTSTRAP_PASSWORD=lab.secret('admin')).wait()
 
 
-def _start(lab, log, command, environment=None):
-    with open(lab.log(log), 'ab') as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            user=lab.user, group=lab.user, extra_groups=[],
-            cwd=lab.link / 'run', env={
-                'PATH': os.environ['PATH'], 'LANG': 'C.UTF-8',
-                'HOME': f'{lab.link}/run', **(environment or {})})
-
-
-def _run(lab, log, command, environment=None):
-    if _start(lab, log, command, environment).wait():
-        raise report.LabError(
-            f'{" ".join(command)} failed; ' + report.tail(lab.log(log)))
+def _start(lab, log, *command, **environment):
+    """Start a command as the services' user."""
+    return commands.Logged(
+        lab.log(log), *command, user=lab.user, group=lab.user,
+        extra_groups=[], cwd=lab.link / 'run',
+        env={'PATH': os.environ['PATH'], 'LANG': 'C.UTF-8',
+             'HOME': f'{lab.link}/run', **environment})
 
 
 def fill_catalog(lab):

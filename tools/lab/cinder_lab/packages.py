@@ -18,6 +18,7 @@ import os
 import pathlib
 import subprocess
 
+from cinder_lab import commands
 from cinder_lab import report
 from cinder_lab import state
 
@@ -99,17 +100,13 @@ def install(log):
             return []
         environment = os.environ | here.environment
         apt = ['apt-get', '-o', 'DPkg::Lock::Timeout=300', '-q', '-y']
-        with open(log, 'ab') as output, no_service_starts():
+        with no_service_starts():
             for command in (
                     # A run that was killed may have left some unpacked.
                     ['dpkg', '--configure', '-a', '--force-confold'],
                     [*apt, 'update'],
                     [*apt, 'install', '--no-install-recommends', *wanted]):
-                if subprocess.run(command, stdout=output, stderr=output,
-                                  stdin=subprocess.DEVNULL,
-                                  env=environment).returncode:
-                    raise report.LabError(
-                        f'{" ".join(command)} failed; ' + report.tail(log))
+                commands.Logged(log, *command, env=environment).wait()
         _disable(wanted)
     return wanted
 
@@ -120,6 +117,4 @@ def _disable(packages):
         return
     for unit in ('memcached.service', 'rabbitmq-server.service'):
         if unit.removesuffix('.service') in packages:
-            subprocess.run(['systemctl', 'disable', '--now', unit],
-                           check=True, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
+            commands.run('systemctl', 'disable', '--now', unit)

@@ -19,23 +19,25 @@ import signal
 import time
 
 from cinder_lab import report
+from cinder_lab import state
 
 # In the environment of everything that the lab's supervisor starts.
 MARK = 'CINDER_LUSTRE_LAB'
 PROC = pathlib.Path('/proc')
 
 
-def of(lab):
+def of(base):
     """The lab's processes: its user's, and those that sudo made root's.
 
     A process that overwrote its environment to set a title still has the
     user; sudo replaces the environment, but says on whose behalf.
     """
+    user = state.user_name(base)
     try:
-        uid = pwd.getpwnam(lab.user).pw_uid
+        uid = pwd.getpwnam(user).pw_uid
     except KeyError:
         uid = None
-    marks = {f'{MARK}={lab.base}'.encode(), f'SUDO_USER={lab.user}'.encode()}
+    marks = {f'{MARK}={base}'.encode(), f'SUDO_USER={user}'.encode()}
     found = []
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
@@ -43,7 +45,7 @@ def of(lab):
         try:
             if entry.stat().st_uid == uid or marks.intersection(
                     (entry / 'environ').read_bytes().split(b'\0')):
-                if state(entry.name) != 'Z':
+                if stat(entry.name)[0] != 'Z':
                     found.append(int(entry.name))
         except OSError:
             continue
@@ -55,10 +57,6 @@ def stat(pid):
     return (PROC / str(pid) / 'stat').read_text().rpartition(')')[2].split()
 
 
-def state(pid):
-    return stat(pid)[0]
-
-
 def command(pid):
     try:
         words = (PROC / str(pid) / 'cmdline').read_bytes().split(b'\0')
@@ -67,11 +65,11 @@ def command(pid):
     return b' '.join(words).decode(errors='replace').strip()[:100]
 
 
-def end(lab, patience=20):
+def end(base, patience=20):
     """Wait for all of them, then ask, then kill; fail if any stays."""
     for number, seconds in ((None, patience), (signal.SIGTERM, 10),
                             (signal.SIGKILL, 10)):
-        pids = of(lab)
+        pids = of(base)
         if number and pids:
             report.say(f'still running, sending {number.name}: '
                        + ', '.join(f'{p} {command(p)}' for p in pids))
@@ -81,14 +79,14 @@ def end(lab, patience=20):
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + seconds
-        while of(lab):
+        while of(base):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
         else:
             return
     raise report.LabError('these processes survive SIGKILL: ' + ', '.join(
-        f'{pid} ({state(pid)}) {command(pid)}' for pid in of(lab)))
+        f'{pid} ({stat(pid)[0]}) {command(pid)}' for pid in of(base)))
 
 
 def memory(pid):

@@ -59,6 +59,15 @@ def free(base):
     return True
 
 
+def user_name(base):
+    """The user that all services of a lab run as."""
+    return f'cinder-lab-{base}'
+
+
+# The descriptors of the locks that this process holds.
+HELD = set()
+
+
 @contextlib.contextmanager
 def locked(directory):
     """Hold the exclusive lock of a directory; another holder is waited for."""
@@ -69,29 +78,24 @@ def locked(directory):
         except BlockingIOError:
             report.say(f'waiting for another lab command ({directory})')
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        HELD.add(descriptor)
         yield
     finally:
+        HELD.discard(descriptor)
         os.close(descriptor)
 
 
 def write(path, text, mode=0o644, group=0):
-    """Replace a file of root's at once; say whether it changed."""
-    data = text.encode()
-    try:
-        if path.read_bytes() == data:
-            return False
-    except FileNotFoundError:
-        pass
+    """Replace a file of root's at once."""
     new = path.with_name(f'.{path.name}.new')
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, 'wb') as file:
-        file.write(data)
+        file.write(text.encode())
         os.fchown(descriptor, 0, group)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     new.rename(path)
-    return True
 
 
 class Lab:
@@ -103,12 +107,28 @@ class Lab:
                        else default_prefix())
         self._file = self.prefix / 'state.json'
         self._data = {}
-        if self._file.exists():
+        try:
             self._data = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            pass
+        except PermissionError:
+            raise report.LabError(
+                f'{self._file} is root\'s, run this with sudo') from None
 
     @property
     def exists(self):
         return 'port_base' in self._data
+
+    def check(self):
+        """Fail if there is no lab, or if it is a copy of another one."""
+        if not self.exists:
+            raise report.LabError(
+                f'no lab in {self.prefix}; "lab up" makes one')
+        if self.link.is_symlink() and self.link.exists() and (
+                self.link.readlink() != self.prefix):
+            raise report.LabError(
+                f'{self.prefix} is a copy of the lab in '
+                f'{self.link.readlink()}: delete the copy')
 
     def create(self):
         """Make the prefix and choose the port base, once."""
@@ -123,14 +143,11 @@ class Lab:
         with locked(REGISTRY):
             if not self.exists:
                 self.put('port_base', self._choose_base())
-            link = REGISTRY / str(self.base)
-            if not link.is_symlink():
-                link.symlink_to(self.prefix)
-            elif link.readlink() != self.prefix:
-                raise report.LabError(
-                    f'port base {self.base} belongs to the lab in '
-                    f'{link.readlink()}; set LAB_PORT_BASE to another one '
-                    f'after "lab clean" of this one')
+            self.check()
+            if not self.link.exists():
+                # New, or the checkout was moved.
+                self.link.unlink(missing_ok=True)
+                self.link.symlink_to(self.prefix)
 
     def _choose_base(self):
         for link in REGISTRY.iterdir():
@@ -167,7 +184,7 @@ class Lab:
 
     @property
     def user(self):
-        return f'cinder-lab-{self.base}'
+        return user_name(self.base)
 
     @property
     def venv(self):

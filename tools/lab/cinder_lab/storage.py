@@ -21,7 +21,7 @@ import re
 import subprocess
 import tempfile
 
-from cinder_lab import host
+from cinder_lab import commands
 from cinder_lab import report
 from cinder_lab import services
 from cinder_lab import state
@@ -80,8 +80,6 @@ class Shares:
         self._lab = lab
         given = os.environ.get('LAB_SHARE') or lab.get('lab_share')
         self._given = split(given) if given else []
-        # At most eight characters, as on Lustre.
-        self._names = [f'l{lab.base}{letter}' for letter in 'ab']
 
     @property
     def real(self):
@@ -90,13 +88,6 @@ class Shares:
     @property
     def development_fstypes(self):
         return '' if self.real else DEVELOPMENT_FSTYPES
-
-    def standins(self):
-        """The stand-in's file systems of this lab that are registered."""
-        if self.real or not STANDIN.exists():
-            return []
-        return [entry for entry in json.loads(standin('list', '--json'))
-                if entry['fsname'] in self._names]
 
     def start(self):
         """Make the shares usable; return their strings."""
@@ -129,17 +120,17 @@ class Shares:
                 for share, directory in self._directories()]
 
     def _hand_over(self, directory):
-        host.run('chown', f'{self._lab.user}:', str(directory))
-        host.run('chmod', '0750', str(directory))
+        commands.run('chown', f'{self._lab.user}:', str(directory))
+        commands.run('chmod', '0750', str(directory))
 
     @contextlib.contextmanager
     def _mounted(self, share):
         with tempfile.TemporaryDirectory(dir=self._lab.prefix) as place:
-            host.run('mount', '-t', 'lustre', '-o', 'flock', share, place)
+            commands.run('mount', '-t', 'lustre', '-o', 'flock', share, place)
             try:
                 yield pathlib.Path(place)
             finally:
-                host.run('umount', place)
+                commands.run('umount', place)
 
     def _start_standin(self):
         user = pwd.getpwnam(self._lab.user)
@@ -147,12 +138,12 @@ class Shares:
         return [standin('create', '--fsname', name, '--size', '20G',
                         '--dir', str(directory), '--mode', '0750',
                         '--owner', f'{user.pw_uid}:{user.pw_gid}').strip()
-                for name in self._names]
+                for name in fsnames(self._lab.base)]
 
     def stop(self):
         """Unmount, and give the stand-in's loop devices back."""
         unmount(self._lab)
-        for entry in self.standins():
+        for entry in standins(self._lab.base):
             standin('stop', entry['fsname'])
 
     def remove(self):
@@ -160,21 +151,36 @@ class Shares:
         if self.real:
             for share, directory in self._directories():
                 with self._mounted(share) as root:
-                    host.run('rm', '-rf', '--one-file-system',
-                             str(root / directory))
-        for entry in self.standins():
-            standin('destroy', entry['fsname'])
+                    commands.run('rm', '-rf', '--one-file-system',
+                                 str(root / directory))
+        destroy_standins(self._lab.base)
 
-    def outside(self):
-        """What the shares have outside the prefix, for "status"."""
-        for entry in self.standins():
-            yield f'stand-in {entry["fsname"]} on {entry["loop"]}'
-        if self.standins() or not has_real_client():
-            for path in ('/sbin/mount.lustre', '/usr/bin/lfs',
-                         '/usr/sbin/lctl'):
-                if os.path.exists(path):
-                    yield f'{path} of the stand-in'
+
+def fsnames(base):
+    """The stand-in's file systems of a lab: at most eight characters."""
+    return [f'l{base}{letter}' for letter in 'ab']
+
+
+def standins(base):
+    """What the stand-in knows of a lab."""
+    return [entry for entry in json.loads(standin('list', '--json'))
+            if entry['fsname'] in fsnames(base)]
+
+
+def destroy_standins(base):
+    for entry in standins(base):
+        standin('destroy', entry['fsname'])
+
+
+def outside(base):
+    """What the stand-in has outside the prefix, for "status"."""
+    for entry in standins(base):
+        yield f'stand-in {entry["fsname"]} on {entry["loop"]}'
+    if not has_real_client():
+        for path in ('/sbin/mount.lustre', '/usr/bin/lfs', '/usr/sbin/lctl'):
+            if os.path.exists(path):
+                yield f'{path} of the stand-in'
 
 
 def standin(*arguments):
-    return host.run(str(STANDIN), *arguments)
+    return commands.run(str(STANDIN), *arguments)

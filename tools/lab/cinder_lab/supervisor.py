@@ -15,9 +15,9 @@
 import http.client
 import os
 import socket
-import subprocess
 import xmlrpc.client
 
+from cinder_lab import commands
 from cinder_lab import processes
 from cinder_lab import report
 
@@ -106,18 +106,13 @@ class Supervisor:
         lab = self._lab
         for name in ('supervisor.sock', 'supervisord.pid'):
             (lab.link / 'run' / name).unlink(missing_ok=True)
-        result = subprocess.run(
-            [lab.venv / 'bin/supervisord', '-c',
-             lab.link / 'etc/supervisord.conf'],
+        commands.run(
+            str(lab.venv / 'bin/supervisord'), '-c',
+            str(lab.link / 'etc/supervisord.conf'),
             env={'PATH': f'{lab.venv}/bin:/usr/local/sbin:/usr/local/bin:'
                          '/usr/sbin:/usr/bin:/sbin:/bin',
                  'HOME': str(lab.link / 'run'), 'LANG': 'C.UTF-8',
-                 processes.MARK: str(lab.base)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True)
-        if result.returncode:
-            raise report.LabError(
-                f'supervisord does not start: {result.stdout.strip()}')
+                 processes.MARK: str(lab.base)})
         report.wait_for(self.alive, 'supervisord answers', 30)
 
     def states(self):

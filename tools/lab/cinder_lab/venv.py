@@ -15,9 +15,9 @@
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 
+from cinder_lab import commands
 from cinder_lab import report
 from cinder_lab import state
 
@@ -103,9 +103,8 @@ class Venv:
 
     def _install(self, *what):
         what = ('-c', str(LAB / 'constraints.txt'), *what)
-        options, environment = uv_arguments(subprocess.run(
-            [self._python, '-m', 'pip', 'config', 'list'], check=True,
-            stdout=subprocess.PIPE, text=True).stdout)
+        options, environment = uv_arguments(
+            commands.run(self._python, '-m', 'pip', 'config', 'list'))
         try:
             self._run(str(self._lab.venv / 'bin/uv'), 'pip', 'install',
                       '--python', self._python, '--compile-bytecode',
@@ -123,9 +122,4 @@ class Venv:
         }
         for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE', 'VIRTUAL_ENV'):
             variables.pop(name, None)
-        with open(self._log, 'ab') as log:
-            result = subprocess.run(command, stdout=log, stderr=log,
-                                    stdin=subprocess.DEVNULL, env=variables)
-        if result.returncode:
-            raise report.LabError(f'{" ".join(command)} failed; '
-                                  + report.tail(self._log))
+        commands.Logged(self._log, *command, env=variables).wait()
