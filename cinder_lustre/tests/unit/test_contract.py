@@ -61,14 +61,20 @@ def signature_of(function):
         return None
 
 
-def incompatibility(ours, original):
-    """Why a call that fits the original's signature may not fit ours."""
+def incompatibility(ours, original, private=False):
+    """Why a call that fits the original's signature may not fit ours.
+
+    :param private: the method begins with an underscore: what it requires is
+                    passed by position, what is optional by name, as Cinder's
+                    own drivers rely on
+    """
     mine = list(ours.parameters.values())
     theirs = list(original.parameters.values())
     kinds = {parameter.kind for parameter in mine}
     any_position = inspect.Parameter.VAR_POSITIONAL in kinds
     any_keyword = inspect.Parameter.VAR_KEYWORD in kinds
     named = {parameter.name: parameter for parameter in mine}
+    renamed = set()
 
     for position, parameter in enumerate(theirs):
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -80,20 +86,25 @@ def incompatibility(ours, original):
                 return f'**{parameter.name} is missing'
             continue
         same = named.get(parameter.name)
+        optional = parameter.default is not parameter.empty
         if same is None:
             if any_keyword and (
-                    any_position
+                    any_position or private and optional
                     or parameter.kind is parameter.KEYWORD_ONLY):
+                continue
+            other = mine[position] if position < len(mine) else None
+            if (private and not optional and other
+                    and other.kind is parameter.kind):
+                renamed.add(other.name)
                 continue
             return f'{parameter.name} is missing'
         if (parameter.kind is parameter.POSITIONAL_OR_KEYWORD
                 and mine.index(same) != position):
             return f'{parameter.name} is at another position'
-        if (parameter.default is not parameter.empty
-                and same.default is same.empty):
+        if optional and same.default is same.empty:
             return f'{parameter.name} has no default any more'
 
-    known = {parameter.name for parameter in theirs}
+    known = {parameter.name for parameter in theirs} | renamed
     for parameter in mine:
         if (parameter.name not in known
                 and parameter.default is parameter.empty
@@ -237,7 +248,8 @@ class ContractTestCase(testtools.TestCase):
                     continue
                 expected = callable(original) and signature_of(original)
                 if expected:
-                    why = incompatibility(inspect.signature(ours), expected)
+                    why = incompatibility(inspect.signature(ours), expected,
+                                          method.startswith('_'))
                     if why:
                         problems.append(f'{where}: {why}')
         self.assertEqual([], problems)
@@ -282,6 +294,17 @@ class ContractCheckTestCase(testtools.TestCase):
     def test_override(self, ours, why):
         self.assertEqual(why, incompatibility(
             inspect.signature(ours), inspect.signature(Original.verb)))
+
+    @ddt.data(
+        (lambda self, ctxt, vol, size=None: None, None),
+        (lambda self, context, volume, **kwargs: None, None),
+        (lambda self, context, **kwargs: None, 'volume is missing'),
+        (lambda self, context, volume: None, 'size is missing'),
+    )
+    @ddt.unpack
+    def test_private_override(self, ours, why):
+        self.assertEqual(why, incompatibility(
+            inspect.signature(ours), inspect.signature(Original.verb), True))
 
     @ddt.data(
         ('self.verb(1, 2)', None),
