@@ -232,6 +232,9 @@ class CheckTestCase(testtools.TestCase):
         self.assertIn('mounted with %s,' % named, self._refuse(
             SHARE, line(SHARE, super_options=options)))
 
+    def test_locks_are_whole_options(self):
+        self._check(SHARE, line(SHARE, super_options='rw,flock,x=noflock'))
+
     @ddt.data('noflock', 'localflock')
     def test_locks_of_development_types(self, option):
         self.assertIn('mounted with %s,' % option, self._refuse(
@@ -293,6 +296,10 @@ class CheckTestCase(testtools.TestCase):
                 self.assertIn('%s, mounted on /scratch, is a file system of '
                               'the same name' % other,
                               self._refuse(source, *lines))
+
+    def test_host_names_are_not_compared(self):
+        self._check('mgs.example.com:/testfs', line(SHARE), line(
+            '10.0.9.9@tcp:/testfs', path='/scratch', number=301))
 
     def test_servers_that_are_not_mounted(self):
         # The MGS has moved, and the other mount already knows.
