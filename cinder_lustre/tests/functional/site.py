@@ -1,0 +1,291 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Where the shares of the tests lie, and what can be done to them.
+
+Everything that depends on the kind of share is here. LUSTRE_TEST_SHARE names
+a share of a real Lustre; without it each test process starts a stand-in of
+its own, and removes what processes that were killed have left.
+"""
+
+import atexit
+import dataclasses
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+
+from cinder_lustre.brick import mount
+from cinder_lustre import share
+
+WORK = '/var/tmp/cinder-lustre-functional'
+STANDIN = os.path.abspath(os.path.join(
+    os.path.dirname(__file__), '../../../tools/lab/standin/standin'))
+# How long a command may take, and how long tests wait for what must come.
+PATIENCE = 60
+
+# The environment variable by which a test knows the processes it started.
+MARK = 'CINDER_LUSTRE_FUNCTIONAL_TEST'
+
+_DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz'
+
+
+def command(*words):
+    """Run a command; what it says when it fails becomes the error.
+
+    What it leaves running is the harness's, not the test's.
+    """
+    environment = {name: value for name, value in os.environ.items()
+                   if name != MARK}
+    done = subprocess.run(words, capture_output=True, text=True, cwd='/',
+                          env=environment, stdin=subprocess.DEVNULL,
+                          timeout=PATIENCE)
+    if done.returncode:
+        raise RuntimeError('%s ended with exit code %s: %s' % (
+            ' '.join(words), done.returncode, done.stderr.strip()))
+    return done.stdout
+
+
+def mounts_below(directory):
+    """The mount points in a directory, in the order of mounting."""
+    return [found.path for found in mount.read_mounts()
+            if found.path.startswith(directory + '/')]
+
+
+class Run:
+    """This process's working directory.
+
+    Its lock tells other processes that it is in use.
+    """
+
+    def __init__(self):
+        if os.geteuid():
+            raise RuntimeError('These tests mount file systems: run them as '
+                               'root.')
+        self.name = '%s-%d' % (socket.gethostname(), os.getpid())
+        self.directory = os.path.join(WORK, self.name)
+        self.numbers = itertools.count()
+        self._fsnames = itertools.count()
+        #: The names of runs that were killed.
+        self.stale = []
+        os.makedirs(WORK, mode=0o755, exist_ok=True)
+        with open(os.path.join(WORK, '.lock'), 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for name in os.listdir(WORK):
+                if name != '.lock' and self._is_dead(name):
+                    self.stale.append(name)
+                    remove(os.path.join(WORK, name))
+            os.mkdir(self.directory)
+            self._lock = open(os.path.join(self.directory, 'lock'), 'w')
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        atexit.register(remove, self.directory)
+
+    @staticmethod
+    def _is_dead(name):
+        try:
+            with open(os.path.join(WORK, name, 'lock')) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            # It was killed before it had a lock, or while it went.
+            pass
+        return True
+
+    @property
+    def nid(self):
+        """A NID of this process's own."""
+        return '10.%d.%d.%d@tcp' % (
+            64 + (os.getpid() >> 16), os.getpid() >> 8 & 255,
+            os.getpid() & 255)
+
+    def fsname(self):
+        """A name that no other file system of this machine has."""
+        number = (os.getpid() << 9) + next(self._fsnames)
+        name = ''
+        while number:
+            number, digit = divmod(number, len(_DIGITS))
+            name = _DIGITS[digit] + name
+        return 'f' + name
+
+
+def remove(directory):
+    """Remove a run's file systems, mounts and files."""
+    if os.path.exists(STANDIN):
+        for entry in json.loads(command(STANDIN, 'list', '--json')):
+            if entry['image'].startswith(directory + '/'):
+                command(STANDIN, 'destroy', entry['fsname'])
+        command(STANDIN, 'uninstall')
+    for path in reversed(mounts_below(directory)):
+        command('umount', '--lazy', path)
+    # Never walk into what is mounted.
+    if mounts_below(directory):
+        raise RuntimeError('something is still mounted in %s' % directory)
+    shutil.rmtree(directory)
+
+
+class FileSystem:
+    """A file system in which tests have their shares.
+
+    :ivar share: the share that they lie in
+    :ivar root: where it is mounted for the harness alone
+    :ivar fstypes: the option lustre_development_fstypes that it needs
+    """
+
+    #: What this kind of file system can suffer.
+    faults = ()
+    fstypes = ()
+
+    def __init__(self, run, text):
+        self.share = share.Share.parse(text)
+        self.root = os.path.join(run.directory, 'root', self.share.fsname)
+        os.makedirs(self.root)
+        words = ['mount', '-t', 'lustre']
+        if self.share.options:
+            words += ['-o', self.share.options]
+        command(*words, self.share.source, self.root)
+
+    def recover(self):
+        """Take all faults back."""
+
+    def destroy(self):
+        """Remove it, when no test needs it any more."""
+
+
+class Lustre(FileSystem):
+    """The real thing: it cannot be broken from here."""
+
+    def __init__(self, run, text):
+        # For a share that is no Lustre after all.
+        self.fstypes = tuple(filter(None, os.environ.get(
+            'LUSTRE_TEST_FSTYPES', '').split(',')))
+        super().__init__(run, text)
+        for name in os.listdir(self.root):
+            if name.startswith(tuple('%s.' % stale for stale in run.stale)):
+                shutil.rmtree(os.path.join(self.root, name))
+
+
+class StandIn(FileSystem):
+    """An imitation, which breaks on demand."""
+
+    faults = ('dead-ost', 'frozen', 'full', 'quota')
+    fstypes = ('ext4', 'fuse.lustre')
+
+    def __init__(self, run, quota=False):
+        if not os.path.exists(STANDIN):
+            raise RuntimeError('There is no %s: name a share in '
+                               'LUSTRE_TEST_SHARE.' % STANDIN)
+        self._name = run.fsname()
+        words = [STANDIN, 'create', '--fsname', self._name, '--size', '32G',
+                 '--dir', run.directory, '--nid', run.nid,
+                 '--nid', run.nid.replace('10.', '172.', 1)]
+        if quota:
+            words.append('--fuse')
+        super().__init__(run, command(*words).strip())
+
+    def _fault(self, *words):
+        command(STANDIN, 'fault', self._name, *words)
+
+    def kill_ost(self, paths):
+        """Let whoever asks for these files hang."""
+        self._fault('dead-ost', *paths)
+
+    def freeze(self):
+        """Let whoever touches the file system hang."""
+        self._fault('frozen')
+
+    def fill(self):
+        """Leave no space to write to."""
+        self._fault('enospc', 'on')
+
+    def set_quota(self, size):
+        """Let its users have so many bytes."""
+        self._fault('quota', str(size))
+
+    def recover(self):
+        self._fault('recover')
+
+    def destroy(self):
+        command(STANDIN, 'destroy', self._name)
+
+
+class Site:
+    """The share of one test: a directory that is its own.
+
+    :ivar share: the Share
+    :ivar path: the directory, through a mount of the harness alone
+    """
+
+    def __init__(self, filesystem, name):
+        self.filesystem = filesystem
+        self.path = os.path.join(filesystem.root, name)
+        os.mkdir(self.path, mode=0o750)
+        self.share = dataclasses.replace(
+            filesystem.share,
+            subdir=os.path.join(filesystem.share.subdir, name))
+
+    def listing(self):
+        """The names of all files and directories, below the share."""
+        return sorted(
+            os.path.relpath(os.path.join(parent, name), self.path)
+            for parent, directories, files in os.walk(self.path)
+            for name in directories + files)
+
+    def set_writable(self, writable):
+        """Whether anybody, root included, can make files in it."""
+        command('chattr', '-i' if writable else '+i', self.path)
+
+    def remove(self):
+        """Remove it with all that it holds."""
+        self.set_writable(True)
+        shutil.rmtree(self.path)
+
+
+class Sites:
+    """Makes the shares of the tests of this process."""
+
+    def __init__(self):
+        self.run = Run()
+        self._filesystem = None
+
+    def why_not(self, *faults):
+        """The first fault that shares here cannot have, or None."""
+        kind = Lustre if 'LUSTRE_TEST_SHARE' in os.environ else StandIn
+        for fault in faults:
+            if fault not in kind.faults:
+                return 'the share of this run cannot have the fault "%s"' % (
+                    fault)
+        return None
+
+    def make(self, *faults):
+        """Make a site on the file system that all tests share.
+
+        :param faults: what it must be able to suffer; it then lies on a file
+                       system of its own
+        :returns: the site; destroy its file system if it has one of its own
+        """
+        if faults:
+            filesystem = StandIn(self.run, quota='quota' in faults)
+        else:
+            filesystem = self._shared()
+        return Site(filesystem, '%s.%d' % (self.run.name,
+                                           next(self.run.numbers)))
+
+    def _shared(self):
+        if self._filesystem is None:
+            text = os.environ.get('LUSTRE_TEST_SHARE')
+            self._filesystem = (Lustre(self.run, text) if text
+                                else StandIn(self.run))
+        return self._filesystem
