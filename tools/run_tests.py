@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import datetime
 import fcntl
+import hashlib
 import os
 import re
 import signal
@@ -87,6 +88,10 @@ LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',)),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
+    # Its logs stay with the others.
+    Stage('lab-clean', ('bash', '-c', 'cp -rT "$LAB_PREFIX/log" "$0"; '
+                        'exec tools/lab/lab clean',
+                        os.path.join(LOGS, 'lab')), 180),
 )
 INSTALL = Stage(
     'install',
@@ -276,7 +281,7 @@ def selected(names):
         if not names or stage.name in names:
             add(stage)
     if 'lab-up' in wanted:
-        wanted.add('lab-down')
+        wanted |= {'lab-down', 'lab-clean'}
     return [stage for stage in STAGES if stage.name in wanted]
 
 
@@ -297,6 +302,10 @@ def main():
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit('run-tests: another run is at work in this checkout')
+    # A lab of its own: that of a developer goes on beside it.
+    checkout = hashlib.sha256(ROOT.encode()).hexdigest()[:8]
+    os.environ.setdefault('LAB_PREFIX',
+                          f'/var/lib/cinder-lustre-tests-{checkout}')
     # A terminated run ends its stage, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
