@@ -181,8 +181,7 @@ def dead_ost(entry, args):
         if not found or found[0]['fsname'] != entry['fsname']:
             raise registry.Error('%s is not on a mount of "%s".' % (
                 path, entry['fsname']))
-        entry['dead'][found[2]] = lfs.ost_of(entry, registry.state(
-            entry['fsname'], 'root') + found[2])
+        entry['dead'][found[2]] = lfs.ost_of(entry, found[2])
     registry.save(entry)
     for _entry, each in registry.client_mounts(entry['fsname']):
         lifecycle.cover_dead(entry, each)

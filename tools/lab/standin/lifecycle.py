@@ -44,12 +44,12 @@ def start(entry):
     device = loop_of(image)
     if device is None:
         device = _output('losetup', '--find', '--show', image)
-    if not entry['loop'] == device:
+    if entry['loop'] != device:
         entry['loop'] = device
         registry.save(entry)
     root = registry.state(name, 'root')
     os.makedirs(root, exist_ok=True)
-    if not any(each.target == root for each in registry.mounts()):
+    if not registry.is_up(entry):
         registry.mount(device, root, 'ext4', data='discard')
     # Lustre has no such directory; it is there until the rest is done.
     if os.path.isdir(os.path.join(root, 'lost+found')):

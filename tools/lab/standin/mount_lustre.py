@@ -122,17 +122,17 @@ def find(source, target):
         raise invalid(source, target)
     begun = time.monotonic()
     while True:
-        entry = registry.load(fsname)
-        if entry and set(addresses).isdisjoint(entry['nids']):
-            entry = None
+        reached = [entry for entry in registry.entries()
+                   if not set(addresses).isdisjoint(entry['nids'])]
+        entry = next((entry for entry in reached
+                      if entry['fsname'] == fsname), None)
+        if reached and entry is None:
+            raise missing(source, target)
         seconds = UNREACHABLE
         if entry and entry['unreachable'] is not None:
             seconds = entry['unreachable']
-        elif entry and not entry['frozen']:
+        elif entry and not entry['frozen'] and registry.is_up(entry):
             return entry
-        elif not entry and any(not set(addresses).isdisjoint(other['nids'])
-                               for other in registry.entries()):
-            raise missing(source, target)
         if time.monotonic() - begun >= seconds:
             raise failed(source, target, errno.ETIMEDOUT)
         time.sleep(0.2)

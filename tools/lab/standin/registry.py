@@ -162,6 +162,12 @@ def client_mounts(name=None, covers=False):
     return result
 
 
+def is_up(entry):
+    """Whether the server's side of a file system is mounted."""
+    root = state(entry['fsname'], 'root')
+    return any(each.target == root for each in mounts())
+
+
 def locate(path):
     """Find a path on a file system, without touching the path itself.
 
@@ -171,17 +177,20 @@ def locate(path):
     path = os.path.join(os.path.realpath(parent), name)
     best = None
     for each in mounts():
-        if each.fstype == DEAD_TYPE:
+        if each.fstype == DEAD_TYPE or best and (
+                len(each.target) < len(best.target) or
+                # The node over a frozen file system is not its own mount.
+                (each.source, each.target) == (best.source, best.target)):
             continue
-        if (path + '/').startswith(each.target.rstrip('/') + '/') and (
-                best is None or len(each.target) >= len(best.target)):
+        if (path + '/').startswith(each.target.rstrip('/') + '/'):
             best = each
     parsed = best and best.fstype in TYPES and parse(best.source)
     entry = parsed and load(parsed[1])
     if not entry:
         return None
     below = os.path.relpath(path, best.target)
-    return entry, best, os.path.normpath('/%s/%s' % (parsed[2], below))
+    return entry, best, os.path.normpath(
+        '%s/%s' % (parsed[2] or '/.', below))
 
 
 def instance(each):
