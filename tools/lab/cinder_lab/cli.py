@@ -147,13 +147,17 @@ def shell(lab, args):
 
 
 def demo(lab, args):
-    lab.check()
+    lifecycle.up(lab)
+    # The demonstration looks at the shares only to list what was left there.
+    directories = storage.mounts(lab.prefix / 'mnt')
     _execute(lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
-                   *args.arguments])
+                   *args.arguments],
+             LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
+             LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
-def _execute(lab, command):
-    environment = os.environ | lab.environment()
+def _execute(lab, command, **variables):
+    environment = os.environ | lab.environment() | variables
     for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
         environment.pop(name, None)
     sys.stdout.flush()
@@ -186,7 +190,8 @@ def parser():
     each = add(shell, 'start a shell or a command as the administrator')
     each.add_argument('command', nargs=argparse.REMAINDER)
     add(env, 'print the environment of "shell" for eval')
-    each = add(demo, 'run the demonstration on real data', add_help=False)
+    each = add(demo, 'run the demonstration on real data, after "up"',
+               add_help=False)
     each.add_argument('arguments', nargs=argparse.REMAINDER)
     add(clean, 'stop it and remove all of it but the packages')
     return top

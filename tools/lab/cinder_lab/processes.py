@@ -37,16 +37,19 @@ def of(base):
         uid = pwd.getpwnam(user).pw_uid
     except KeyError:
         uid = None
+    # A container's user may have the same number, or even the same name.
+    root = os.stat('/')
     marks = {f'{MARK}={base}'.encode(), f'SUDO_USER={user}'.encode()}
     found = []
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            if entry.stat().st_uid == uid or marks.intersection(
-                    (entry / 'environ').read_bytes().split(b'\0')):
-                if stat(entry.name)[0] != 'Z':
-                    found.append(int(entry.name))
+            if (entry.stat().st_uid == uid or marks.intersection(
+                    (entry / 'environ').read_bytes().split(b'\0'))
+                    ) and stat(entry.name)[0] != 'Z' and os.path.samestat(
+                        (entry / 'root').stat(), root):
+                found.append(int(entry.name))
         except OSError:
             continue
     return sorted(found)
