@@ -158,6 +158,19 @@ def statfs(path):
             'files_free': found.f_ffree}
 
 
+def survey(path, share):
+    """The size of a share, as of :func:`statfs`, where it can be used.
+
+    :param share: how messages name the share
+    :raises: UnusableMount
+    """
+    try:
+        probe(path, share)
+    except exception.NoSpace:
+        return dict(statfs(path), available=0)
+    return statfs(path)
+
+
 def probe(path, share):
     """See that files can be made and locked on a mounted share.
 

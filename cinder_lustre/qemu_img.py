@@ -1,0 +1,175 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The only place that runs qemu-img; every image format is explicit.
+
+Guests write the contents of volumes, so a format that is found by looking at
+the contents is one that a guest has chosen. Paths are absolute, and options
+never come from a file's contents.
+"""
+
+import errno
+import json
+import os
+import re
+import select
+import subprocess
+
+from cinder_lustre import exception
+from cinder_lustre import worker
+
+FORMATS = ('raw', 'qcow2')
+
+# Seconds between two looks at whether a silent qemu-img still does I/O.
+_BEAT = 5
+_PERCENT = re.compile(rb'\((\d+\.\d+)/100%\)')
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+# Coroutines of a copy; more than eight gain nothing on one file.
+_COROUTINES = '8'
+
+
+def create(path, fmt, size, backing=None, backing_fmt=None,
+           preallocation='off'):
+    """Create an image.
+
+    :param path: the file; one that exists is truncated
+    :param fmt: its format, raw or qcow2
+    :param size: virtual size in bytes
+    :param backing: file name of the image below, in the same directory
+    :param backing_fmt: the format of that image
+    :param preallocation: off, metadata, falloc or full
+    :raises: NoSpace, CommandFailed
+    """
+    options = ['preallocation=%s' % preallocation]
+    if backing is not None:
+        options = ['backing_file=%s' % backing,
+                   'backing_fmt=%s' % _known(backing_fmt)]
+    # -u: the image below is described by its record, not opened.
+    _run(['create', '-q', '-u', '-f', _known(fmt), '-o', ','.join(options),
+          path, str(size)], path)
+
+
+def convert(src, src_fmt, dst, dst_fmt, live=False, empty_target=False):
+    """Copy the contents of an image chain, without its holes.
+
+    :param src: the image at the top of the chain to read
+    :param src_fmt: its format
+    :param dst: the file to write
+    :param dst_fmt: its format; any that qemu-img can write
+    :param live: read although a guest has the image open
+    :param empty_target: dst is an image that exists, reads as zeros and is
+                         at least as large as the source
+    :raises: NoSpace, CommandFailed
+    """
+    command = ['convert', '-p', '-f', _known(src_fmt), '-O', dst_fmt,
+               '-m', _COROUTINES, '-W']
+    if live:
+        command.append('-U')
+    if empty_target:
+        command += ['-n', '--target-is-zero']
+    _run(command + [src, dst], dst)
+
+
+def resize(path, fmt, size, preallocation='off', shrink=False):
+    """Give an image another virtual size.
+
+    :param size: the new virtual size in bytes
+    :param shrink: whether losing what lies behind the new size is wanted
+    :raises: NoSpace, CommandFailed
+    """
+    command = ['resize', '-q', '-f', _known(fmt)]
+    command += ['--shrink' if shrink else
+                '--preallocation=%s' % preallocation]
+    _run(command + [path, str(size)], path)
+
+
+def commit(path):
+    """Write the contents of a qcow2 overlay into the image below it."""
+    _run(['commit', '-p', '-d', '-f', 'qcow2', path], path)
+
+
+def rebase(path, backing, backing_fmt):
+    """Rewrite which image lies below a qcow2 overlay, and nothing else."""
+    _run(['rebase', '-q', '-u', '-f', 'qcow2', '-b', backing,
+          '-F', _known(backing_fmt), path], path)
+
+
+def info(path, fmt):
+    """Describe one image, without opening the images below it.
+
+    :returns: what "qemu-img info --output=json" prints
+    """
+    return json.loads(_run(['info', '-U', '-f', _known(fmt), '--output=json',
+                            path], path))
+
+
+def _known(fmt):
+    if fmt not in FORMATS:
+        raise ValueError('%r is not a format of a volume file' % (fmt,))
+    return fmt
+
+
+def _run(arguments, path):
+    command = ['qemu-img'] + arguments
+    # close_fds: the fence goes on while an orphaned qemu-img still writes.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          close_fds=False) as proc:
+        try:
+            out, err = _watch(proc)
+        except BaseException:
+            proc.kill()
+            raise
+    if proc.returncode:
+        stderr = err.decode(errors='replace').strip()
+        for reason in _FULL:
+            if reason in stderr:
+                raise exception.NoSpace(path=path, reason=reason)
+        raise exception.CommandFailed(command=' '.join(command),
+                                      exit_code=proc.returncode,
+                                      stderr=stderr)
+    return out
+
+
+def _watch(proc):
+    """Collect the output of a process, and report that it moves."""
+    output = {proc.stdout.fileno(): b'', proc.stderr.fileno(): b''}
+    moved = None
+    poll = select.poll()
+    for descriptor in output:
+        poll.register(descriptor, select.POLLIN)
+    waiting = len(output)
+    while waiting:
+        events = poll.poll(_BEAT * 1000)
+        if not events:
+            now = _io_of(proc.pid)
+            if now != moved:
+                moved = now
+                worker.progress(None)
+        for descriptor, _event in events:
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                poll.unregister(descriptor)
+                waiting -= 1
+            output[descriptor] += chunk
+            percent = _PERCENT.findall(chunk)
+            if percent:
+                worker.progress(float(percent[-1]))
+    return output[proc.stdout.fileno()], output[proc.stderr.fileno()]
+
+
+def _io_of(pid):
+    try:
+        with open('/proc/%d/io' % pid) as counters:
+            return counters.read()
+    except OSError:
+        return None

@@ -1,0 +1,287 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Shows on real data that volumes, snapshots, images and backups work.
+
+Everything goes through the APIs; data are written and read through Cinder's
+attachment API and the connector of cinder-lustre, by a host that knows
+nothing else. Ends with a table, and with exit code 1 on any difference or
+leftover.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import openstack
+from os_brick.initiator import connector as os_brick_connector
+
+from cinder_lustre import brick
+
+GIB = 1 << 30
+CHUNK = 8 << 20
+TIMEOUT = 300
+# The first version of the attachment API that can be completed.
+MICROVERSION = '3.44'
+
+
+class DemoError(Exception):
+    """Something is not as it must be."""
+
+
+class Demo:
+    """One run, with volumes of one format."""
+
+    def __init__(self, cloud, fmt, report):
+        self.cinder = cloud.block_storage
+        self.glance = cloud.image
+        self.fmt = fmt
+        self.report = report
+        self.serial = 0
+
+    @contextlib.contextmanager
+    def step(self, name):
+        start = time.monotonic()
+        print('%-6s %-52s' % (self.fmt, name), end=' ', flush=True)
+        outcome = 'failed'
+        try:
+            yield
+            outcome = 'ok'
+        finally:
+            seconds = time.monotonic() - start
+            self.report.append((self.fmt, name, seconds, outcome))
+            print('%-6s %6.1f s' % (outcome, seconds), flush=True)
+
+    def create_volume(self, size, **source):
+        self.serial += 1
+        volume = self.cinder.create_volume(
+            name='demo-%s-%d' % (self.fmt, self.serial), size=size,
+            volume_type='lustre-' + self.fmt, **source)
+        return self.wait_for(volume)
+
+    def wait_for(self, resource, status='available'):
+        """Wait until a resource has a status, and return it."""
+        return self.cinder.wait_for_status(
+            resource, status=status, interval=0.5, wait=TIMEOUT,
+            failures=['error', 'error_extending', 'error_restoring',
+                      'error_deleting'])
+
+    @contextlib.contextmanager
+    def attached(self, volume):
+        """The content of a volume, as a host sees it that attached it."""
+        answer = self._attachments(
+            'post', '', {'attachment': {
+                'volume_uuid': volume.id,
+                'connector': {'host': os.uname().nodename,
+                              'ip': '127.0.0.1', 'initiator': None,
+                              'multipath': False, 'os_type': 'linux',
+                              'platform': os.uname().machine,
+                              'mountpoint': '/dev/demo'}}})
+        attachment = answer['attachment']
+        info = attachment['connection_info']
+        brick_connector = os_brick_connector.InitiatorConnector.factory(
+            info['driver_volume_type'], '', expect_raw_disk=True,
+            conn={'data': info, 'mount_point_base': info['mount_point_base']})
+        try:
+            device = brick_connector.connect_volume(info)
+            self._attachments('post', '/%s/action' % attachment['id'],
+                              {'os-complete': None})
+            try:
+                yield device['path']
+            finally:
+                brick_connector.disconnect_volume(info, device)
+        finally:
+            self._attachments('delete', '/' + attachment['id'])
+        self.wait_for(volume)
+
+    def _attachments(self, method, path, body=None):
+        response = getattr(self.cinder, method)(
+            '/attachments' + path, microversion=MICROVERSION,
+            **({'json': body} if body else {}))
+        if response.status_code >= 400:
+            raise DemoError('the attachment API answers %s' % response.text)
+        return response.json() if response.content else None
+
+    def digest(self, volume, size):
+        """The checksum of a volume over its whole virtual size.
+
+        :raises: DemoError when it has not that size (GiB)
+        """
+        digest = hashlib.blake2b()
+        with self.attached(volume) as stream:
+            length = stream.seek(0, os.SEEK_END)
+            if length != size * GIB:
+                raise DemoError('volume %s has %d bytes, not %d GiB' % (
+                    volume.id, length, size))
+            stream.seek(0)
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def expect(self, volume, size, digest):
+        found = self.digest(volume, size)
+        if found != digest:
+            raise DemoError('volume %s has other content than expected'
+                            % volume.id)
+
+    def write(self, volume, source, offset=0):
+        """Write the content of a local file into a volume."""
+        with self.attached(volume) as stream, open(source, 'rb') as data:
+            stream.seek(offset)
+            while chunk := data.read(CHUNK):
+                stream.write(chunk)
+            stream.flush()
+
+    def overwrite(self, volume):
+        """Change a part of a volume."""
+        with tempfile.NamedTemporaryFile() as data:
+            data.write(os.urandom(CHUNK))
+            data.flush()
+            self.write(volume, data.name, offset=100 << 20)
+
+    def delete(self, resource, remove):
+        remove(resource)
+        self.cinder.wait_for_delete(resource, interval=0.5, wait=TIMEOUT)
+
+    def run(self):
+        """Go through the main job; the steps tell what it is."""
+        cinder, size = self.cinder, 2
+        with self.step('create a volume of 1 GiB'):
+            volume = self.create_volume(1)
+        with self.step('extend it to 2 GiB'):
+            cinder.extend_volume(volume, size)
+            volume = self.wait_for(volume)
+        with self.step('write a file system image into it'):
+            with tempfile.TemporaryDirectory() as directory:
+                image = os.path.join(directory, 'image')
+                make_file_system(image, directory)
+                self.write(volume, image)
+        with self.step('read its checksum'):
+            before = self.digest(volume, size)
+        with self.step('snapshot it'):
+            snapshot = self.wait_for(cinder.create_snapshot(
+                name='demo-' + self.fmt, volume_id=volume.id))
+        with self.step('overwrite a part, read its checksum'):
+            self.overwrite(volume)
+            after = self.digest(volume, size)
+            if after == before:
+                raise DemoError('what was written is not there')
+        with self.step('create a volume from the snapshot, compare'):
+            restored = self.create_volume(size, snapshot_id=snapshot.id)
+            self.expect(restored, size, before)
+        with self.step('clone the volume, compare'):
+            clone = self.create_volume(size, source_volid=volume.id)
+            self.expect(clone, size, after)
+        with self.step('upload the volume as an image'):
+            image = self.upload(volume)
+        with self.step('create a volume from the image, compare'):
+            from_image = self.create_volume(size, image_id=image.id)
+            self.expect(from_image, size, after)
+        with self.step('back the clone up'):
+            backup = self.wait_for(cinder.create_backup(
+                volume_id=clone.id, name='demo-' + self.fmt))
+        with self.step('restore into a new volume, compare'):
+            target = self.create_volume(size)
+            self.restore(backup, target)
+            self.expect(target, size, after)
+        with self.step('overwrite the clone, restore it, compare'):
+            self.overwrite(clone)
+            self.restore(backup, clone)
+            self.expect(clone, size, after)
+        with self.step('delete the snapshot, compare'):
+            self.delete(snapshot, cinder.delete_snapshot)
+            self.expect(volume, size, after)
+        with self.step('delete everything'):
+            self.delete(backup, cinder.delete_backup)
+            self.glance.delete_image(image)
+            for each in (volume, restored, clone, from_image, target):
+                self.delete(each, cinder.delete_volume)
+
+    def upload(self, volume):
+        answer = self.cinder.upload_volume_to_image(
+            volume, 'demo-' + self.fmt, disk_format=self.fmt,
+            container_format='bare')
+        image = self.glance.wait_for_status(
+            self.glance.get_image(answer['image_id']), status='active',
+            failures=['killed', 'deleted'], interval=0.5, wait=TIMEOUT)
+        self.wait_for(volume)
+        return image
+
+    def restore(self, backup, volume):
+        # The SDK insists on a name where a volume is enough.
+        response = self.cinder.post(
+            '/backups/%s/restore' % backup.id,
+            json={'restore': {'volume_id': volume.id}})
+        if response.status_code >= 400:
+            raise DemoError('the backup API answers %s' % response.text)
+        self.wait_for(backup)
+        self.wait_for(volume)
+
+
+def make_file_system(path, directory):
+    """Make an ext4 image of 512 MiB with some random files in it."""
+    content = os.path.join(directory, 'content')
+    os.mkdir(content)
+    for name in range(8):
+        with open(os.path.join(content, str(name)), 'wb') as stream:
+            stream.write(os.urandom(CHUNK))
+    subprocess.run(['mkfs.ext4', '-q', '-d', content, path, '512M'],
+                   check=True)
+
+
+def files_on(directories):
+    """What lies on the shares, by full path."""
+    return {os.path.join(parent, name)
+            for directory in directories
+            for parent, _directories, names in os.walk(directory)
+            for name in names}
+
+
+def print_table(report):
+    print('\n%-6s  %-52s %8s  %s' % ('format', 'step', 'seconds', 'outcome'))
+    for fmt, name, seconds, outcome in report:
+        print('%-6s  %-52s %8.1f  %s' % (fmt, name, seconds, outcome))
+    print('%-6s  %-52s %8.1f' % ('', 'in all', sum(
+        row[2] for row in report)))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='lab demo', description=__doc__)
+    parser.add_argument('--format', choices=('raw', 'qcow2'), action='append',
+                        help='only volumes of this format')
+    args = parser.parse_args()
+    brick.register(filter(None, os.environ.get(
+        'LAB_DEVELOPMENT_FSTYPES', '').split(',')))
+    directories = os.environ['LAB_SHARE_DIRECTORIES'].split(':')
+    before = files_on(directories)
+    report = []
+    try:
+        with openstack.connect() as cloud:
+            for fmt in args.format or ('raw', 'qcow2'):
+                Demo(cloud, fmt, report).run()
+    except (DemoError, openstack.exceptions.SDKException) as exc:
+        print('\nThe demonstration failed: %s' % exc, file=sys.stderr)
+        return 1
+    finally:
+        print_table(report)
+    leftovers = sorted(files_on(directories) - before)
+    print('\nLeft on the shares: %s' % (', '.join(leftovers) or 'nothing'))
+    return 1 if leftovers else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
