@@ -45,10 +45,10 @@ def of(base):
         if not entry.name.isdigit():
             continue
         try:
-            if (entry.stat().st_uid == uid or marks.intersection(
-                    (entry / 'environ').read_bytes().split(b'\0'))
-                    ) and stat(entry.name)[0] != 'Z' and os.path.samestat(
-                        (entry / 'root').stat(), root):
+            ours = entry.stat().st_uid == uid or marks.intersection(
+                (entry / 'environ').read_bytes().split(b'\0'))
+            if ours and stat(entry.name)[0] != 'Z' and os.path.samestat(
+                    (entry / 'root').stat(), root):
                 found.append(int(entry.name))
         except OSError:
             continue

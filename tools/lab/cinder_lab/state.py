@@ -85,14 +85,14 @@ def locked(directory):
         os.close(descriptor)
 
 
-def write(path, text, mode=0o644, group=0):
+def write(path, text, mode=0o644, group=-1):
     """Replace a file of root's at once."""
     new = path.with_name(f'.{path.name}.new')
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, 'wb') as file:
         file.write(text.encode())
-        os.fchown(descriptor, 0, group)
+        os.fchown(descriptor, -1, group)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     new.rename(path)
