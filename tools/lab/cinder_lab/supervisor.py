@@ -122,6 +122,8 @@ class Supervisor:
 
     def launch(self, *names):
         """Start programs without waiting for each."""
+        # A killed "down" may have left some of them on their way out.
+        self._await_end(names, ('STOPPING',))
         now = self.states()
         for name in names:
             if now[name]['statename'] not in ('RUNNING', 'STARTING'):
@@ -134,10 +136,13 @@ class Supervisor:
             if now.get(name, {}).get('statename') in (
                     'RUNNING', 'STARTING', 'BACKOFF'):
                 self._rpc.stopProcess(name, False)
+        self._await_end(names, ('STOPPING', 'RUNNING'))
 
+    def _await_end(self, names, states):
         def ended():
-            return not [name for name in names if self.states().get(
-                name, {}).get('statename') in ('STOPPING', 'RUNNING')]
+            now = self.states()
+            return not [name for name in names if name in now
+                        and now[name]['statename'] in states]
         report.wait_for(ended, f'stop of {", ".join(names)}', 60)
 
     def shutdown(self):
