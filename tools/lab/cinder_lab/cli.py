@@ -143,17 +143,18 @@ def env(lab, args):
 def shell(lab, args):
     lab.check()
     command = args.command or [os.environ.get('SHELL', '/bin/bash')]
-    _execute(lab, command)
+    return _execute(lab, command)
 
 
 def demo(lab, args):
     lifecycle.up(lab)
     # The demonstration looks at the shares only to list what was left there.
     directories = storage.mounts(lab.prefix / 'mnt')
-    _execute(lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
-                   *args.arguments],
-             LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
-             LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
+    return _execute(
+        lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
+              *args.arguments],
+        LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
+        LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
 def _execute(lab, command, **variables):
@@ -161,7 +162,11 @@ def _execute(lab, command, **variables):
     for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
         environment.pop(name, None)
     sys.stdout.flush()
-    os.execvpe(command[0], command, environment)
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        report.warn(f'{command[0]}: {error.strerror}')
+        return 127
 
 
 def parser():
@@ -203,6 +208,10 @@ def main():
         return args.function(state.Lab(), args) or 0
     except report.LabError as error:
         report.warn(error)
+        return 1
+    except BrokenPipeError:
+        # The reader has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         report.warn('interrupted; the same command goes on from here')
