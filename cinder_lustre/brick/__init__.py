@@ -11,3 +11,29 @@
 #    under the License.
 
 """What os-brick lacks for Lustre: the client, the connector, register()."""
+
+
+def register(development_fstypes=(), mount_options='flock', mount_timeout=60,
+             operation_timeout=60):
+    """Teach os-brick, in this process, to connect volumes on Lustre.
+
+    May be called again; the last settings count.
+
+    :param development_fstypes: file system types to accept beside Lustre
+    :param mount_options: what shares are mounted with
+    :param mount_timeout: seconds that a mount may take
+    :param operation_timeout: seconds that an operation on a share may be
+                              silent
+    """
+    # Workers' children, and hosts without os-brick, import this package too.
+    from os_brick.initiator import connector as brick_connector
+
+    from cinder_lustre.brick import connector
+
+    connector.LustreConnector.client_settings = {
+        'development_fstypes': tuple(development_fstypes),
+        'lustre_mount_options': mount_options,
+        'lustre_mount_timeout': mount_timeout}
+    connector.LustreConnector.operation_timeout = operation_timeout
+    brick_connector.get_connector_mapping().setdefault(
+        'LUSTRE', 'cinder_lustre.brick.connector.LustreConnector')
