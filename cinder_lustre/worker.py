@@ -28,6 +28,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -39,8 +40,35 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
 
+
+class _Silence(Exception):
+    """A child gave no sign of life for too long."""
+
+
 # The child's end of the connection; None in any other process.
 _channel = None
+
+
+def _find_child(proc):
+    """The id of a child, in a list, while it lives."""
+    return [proc.pid] if proc.poll() is None else []
+
+
+def _find_session(proc):
+    """The ids of a child and of what it has started, while they live."""
+    proc.poll()
+    pids = []
+    for name in os.listdir('/proc'):
+        try:
+            with open('/proc/%d/stat' % int(name),
+                      errors='replace') as stream:
+                fields = stream.read().rpartition(')')[2].split()
+        except (ValueError, OSError):
+            # Not a process, or no longer one.
+            continue
+        if int(fields[3]) == proc.pid and fields[0] not in 'ZX':
+            pids.append(int(name))
+    return pids
 
 
 class Worker:
@@ -52,12 +80,16 @@ class Worker:
     def __init__(self, share):
         self.share = share
         self._stuck = []
+        self._lock = threading.Lock()
 
     @property
     def stuck(self):
-        """The process ids of children that were given up and still live."""
-        self._stuck = [proc for proc in self._stuck if proc.poll() is None]
-        return [proc.pid for proc in self._stuck]
+        """The ids of processes that were given up and still live."""
+        with self._lock:
+            self._stuck = [(proc, hanging) for proc, hanging in self._stuck
+                           if hanging(proc)]
+            return [pid for proc, hanging in self._stuck
+                    for pid in hanging(proc)]
 
     def check(self):
         """Say whether a new child may start.
@@ -90,6 +122,9 @@ class Worker:
                  LustreException or OSError the function raised
         """
         self.check()
+        request = json.dumps({
+            'module': func.__module__, 'function': func.__qualname__,
+            'args': args, 'kwargs': kwargs}).encode() + b'\n'
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -100,35 +135,52 @@ class Worker:
                              PYTHONPATH=_PACKAGE_PARENT),
                     start_new_session=True)
             try:
-                return self._converse(ours, proc, func, args, kwargs, timeout,
-                                      on_progress)
-            except TimeoutError:
+                ours.settimeout(timeout)
+                answer = self._converse(ours, request, on_progress)
+            except _Silence:
                 self._give_up(proc, kill)
                 raise exception.ShareUnavailable(
                     share=self.share,
                     reason='%s was silent for %s seconds.' % (
                         func.__name__, timeout)) from None
             except BaseException:
-                # An answer, or the caller's own end: the child has stopped,
-                # or stops when it finds the connection closed.
+                # The caller's own end: the child stops when it finds the
+                # connection closed.
                 ours.close()
-                self._reap(proc)
+                self._reap(proc, _KILL_GRACE)
                 raise
         finally:
             ours.close()
+        # To close its files may take a child as long as to work on them.
+        self._reap(proc, timeout)
+        if answer is None:
+            raise exception.WorkerDied(
+                share=self.share, reason='exit code %s' % proc.returncode)
+        if 'error' in answer:
+            raise self._rebuild(answer['error'])
+        return answer['result']
 
-    def _converse(self, ours, proc, func, args, kwargs, timeout, on_progress):
-        request = {'module': func.__module__, 'function': func.__qualname__,
-                   'args': args, 'kwargs': kwargs}
-        ours.settimeout(timeout)
-        ours.sendall(json.dumps(request).encode() + b'\n')
+    @staticmethod
+    def _converse(channel, request, on_progress):
+        """Hand over the request and listen until there is an answer.
+
+        :returns: the answer, or None when the child ends without one
+        :raises: _Silence
+        """
         received = b''
         while True:
-            chunk = ours.recv(65536)
+            # Only what comes from the connection counts as silence.
+            try:
+                if request:
+                    channel.sendall(request)
+                    request = None
+                chunk = channel.recv(65536)
+            except TimeoutError:
+                raise _Silence() from None
+            except ConnectionError:
+                chunk = b''
             if not chunk:
-                raise exception.WorkerDied(
-                    share=self.share,
-                    reason='exit code %s' % proc.wait(timeout))
+                return None
             *lines, received = (received + chunk).split(b'\n')
             for line in lines:
                 message = json.loads(line)
@@ -138,11 +190,8 @@ class Worker:
                 elif 'progress' in message:
                     if on_progress:
                         on_progress(message['progress'])
-                elif 'error' in message:
-                    raise self._rebuild(message['error'])
                 else:
-                    self._reap(proc)
-                    return message['result']
+                    return message
 
     def _rebuild(self, error):
         if error['class'] == 'OSError':
@@ -154,22 +203,34 @@ class Worker:
         return cls(**error['kwargs'])
 
     def _give_up(self, proc, kill):
-        if kill:
-            try:
-                os.killpg(proc.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self._reap(proc, _KILL_GRACE if kill else 0)
+        if not kill:
+            self._reap(proc, 0)
+            return
+        try:
+            os.killpg(proc.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        # What the child has started may hang although the child has gone.
+        self._reap(proc, _KILL_GRACE, _find_session)
 
-    def _reap(self, proc, grace=_KILL_GRACE):
+    def _reap(self, proc, grace, hanging=_find_child):
         """Collect a child that is about to end, or count it as stuck."""
+        deadline = time.monotonic() + grace
         try:
             proc.wait(grace)
         except subprocess.TimeoutExpired:
-            LOG.warning('Process %(pid)s, working on share %(share)s, does '
-                        'not end; nothing new is started on that share until '
-                        'it does.', {'pid': proc.pid, 'share': self.share})
-            self._stuck.append(proc)
+            pass
+        while hanging(proc):
+            if time.monotonic() >= deadline:
+                LOG.warning('Process %(pid)s, working on share %(share)s, '
+                            'does not end; nothing new is started on that '
+                            'share until it does.',
+                            {'pid': ', '.join(map(str, hanging(proc))),
+                             'share': self.share})
+                with self._lock:
+                    self._stuck.append((proc, hanging))
+                return
+            time.sleep(0.05)
 
 
 def progress(value):
@@ -202,7 +263,7 @@ class _ParentHandler(logging.Handler):
 def _describe(exc):
     if isinstance(exc, exception.LustreException):
         return {'class': type(exc).__name__, 'kwargs': exc.kwargs}
-    if isinstance(exc, OSError):
+    if isinstance(exc, OSError) and exc.errno is not None:
         args = [exc.errno, exc.strerror]
         if exc.filename is not None:
             args.append(exc.filename)
@@ -232,7 +293,11 @@ def _main():
         answer = {'result': func(*request['args'], **request['kwargs'])}
     except Exception as exc:
         answer = {'error': _describe(exc)}
-    _send(answer)
+    try:
+        _send(answer)
+    except BrokenPipeError:
+        # The parent has given up, and has said so.
+        pass
 
 
 if __name__ == '__main__':
