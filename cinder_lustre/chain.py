@@ -237,6 +237,7 @@ def create_snapshot(root, volume, snapshot):
         path = rec.path(name)
         if os.path.lexists(path):
             raise exception.FileExists(path=path)
+        _checked_chain(rec, rec.active)
         lower = rec.top
         # A child is recorded before its overlay exists.
         lower['children'].append(name)
@@ -296,6 +297,7 @@ def revert(root, volume, snapshot):
             raise exception.RecordError(
                 volume=volume, reason='snapshot %s is not the latest one. '
                 'Delete the later ones first.' % snapshot)
+        _checked_chain(rec, lower)
         rec.begin('revert')
         temporary = _temporary(rec)
         try:

@@ -21,7 +21,7 @@ import errno
 import json
 import os
 import re
-import select
+import selectors
 import subprocess
 
 from cinder_lustre import exception
@@ -142,29 +142,27 @@ def _run(arguments, path):
 
 def _watch(proc):
     """Collect the output of a process, and report that it moves."""
-    output = {proc.stdout.fileno(): b'', proc.stderr.fileno(): b''}
+    output = {proc.stdout: b'', proc.stderr: b''}
     moved = None
-    poll = select.poll()
-    for descriptor in output:
-        poll.register(descriptor, select.POLLIN)
-    waiting = len(output)
-    while waiting:
-        events = poll.poll(_BEAT * 1000)
-        if not events:
-            now = _io_of(proc.pid)
-            if now != moved:
-                moved = now
-                worker.progress(None)
-        for descriptor, _event in events:
-            chunk = os.read(descriptor, 65536)
-            if not chunk:
-                poll.unregister(descriptor)
-                waiting -= 1
-            output[descriptor] += chunk
-            percent = _PERCENT.findall(chunk)
-            if percent:
-                worker.progress(float(percent[-1]))
-    return output[proc.stdout.fileno()], output[proc.stderr.fileno()]
+    with selectors.DefaultSelector() as selector:
+        for stream in output:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            events = selector.select(_BEAT)
+            if not events:
+                now = _io_of(proc.pid)
+                if now != moved:
+                    moved = now
+                    worker.progress(None)
+            for key, _event in events:
+                chunk = os.read(key.fd, 65536)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                output[key.fileobj] += chunk
+                percent = _PERCENT.findall(chunk)
+                if percent:
+                    worker.progress(float(percent[-1]))
+    return output[proc.stdout], output[proc.stderr]
 
 
 def _io_of(pid):
