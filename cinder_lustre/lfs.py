@@ -10,15 +10,126 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The only place that runs lfs or lctl."""
+"""The only place that runs lfs or lctl.
 
+Reading parameters with lctl never blocks, whatever server is away, and needs
+no privilege. A host without these commands has no Lustre; what it is asked
+for is then None.
+"""
+
+import logging
+import re
 import subprocess
+
+from cinder_lustre import worker
+
+LOG = logging.getLogger(__name__)
+
+_STATES = ('lctl', 'get_param', 'osc.*.ost_server_uuid',
+           'mdc.*.mds_server_uuid')
+_FREE = ('lctl', 'get_param', 'osc.*.kbytesavail')
+_VERSION = ('lctl', 'get_param', '-n', 'version')
+# The first MiB of a file on the MDT, the rest on one OST.
+_DOM = ('lfs', 'setstripe', '-E', '1M', '-L', 'mdt', '-E', '-1', '-c', '1')
+# All commands that this module runs; the last one takes a directory.
+COMMANDS = (_STATES, _FREE, _VERSION, _DOM)
+
+# The state of a target that does not answer.
+DISCONNECTED = 'DISCONN'
+# From bad to good; what is not listed is worse than what is.
+_ORDER = (DISCONNECTED, 'IDLE', 'FULL')
+
+# A parameter of a client's connection. The MDT of a server host has its own,
+# with its index in place of the client's number.
+_CLIENT_PARAMETER = re.compile(
+    r'(?P<device>osc|mdc)\.(?P<target>(?P<fsname>.+)-(OST|MDT)[0-9a-f]{4})-'
+    r'(?P=device)-[0-9a-f]+\.\w+=(?P<value>.+)')
+
+
+def target_states(fsname):
+    """The states of a file system's targets, as this host's client sees them.
+
+    FULL is a sign of life and DISCONN one of death; IDLE says nothing.
+
+    :returns: states by target, as in {'testfs-OST0000': 'FULL'}, the worst
+              one where it is mounted several times; empty when it is not
+              mounted; None without lctl
+    """
+    parameters = _read(_STATES, fsname)
+    if parameters is None:
+        return None
+    states = {}
+    for target, value in parameters:
+        states.setdefault(target, []).append(value.split()[-1])
+    return {target: min(values, key=_rank)
+            for target, values in states.items()}
+
+
+def ost_free(fsname):
+    """The free bytes of a file system's OSTs.
+
+    :returns: bytes by target, without targets that do not answer; None
+              without lctl
+    """
+    parameters = _read(_FREE, fsname)
+    if parameters is None:
+        return None
+    free = {}
+    for target, value in parameters:
+        size = int(value) * 1024
+        free[target] = min(size, free.get(target, size))
+    return free
+
+
+def version():
+    """The version of this host's client; None without lctl or its modules."""
+    result = _run(_VERSION)
+    if result is None or result.returncode:
+        return None
+    return result.stdout.strip()
 
 
 def set_dom_default(directory):
-    try:
-        return subprocess.run(
-            ['lfs', 'setstripe', '-E', '1M', '-L', 'mdt', '-E', '-1', directory],
-            capture_output=True).returncode == 0
-    except FileNotFoundError:
+    """Let the small files of a new directory live on the MDT alone.
+
+    A dead OST cannot hide them then. May block: run it in a worker's child.
+
+    :returns: whether the file system can do that
+    """
+    result = _run((*_DOM, directory))
+    if result is None:
         return False
+    if result.returncode:
+        LOG.warning('The records in %(directory)s will lie on OSTs, for there '
+                    'is no Data-on-MDT: %(error)s',
+                    {'directory': directory, 'error': result.stderr.strip()})
+    return not result.returncode
+
+
+def _rank(state):
+    return _ORDER.index(state) if state in _ORDER else -1
+
+
+def _read(command, fsname):
+    """The values of a parameter as pairs of target and value."""
+    result = _run(command)
+    if result is None:
+        return None
+    # Values that cannot be read are named on stderr, beside good ones.
+    if result.stderr:
+        LOG.debug('%(command)s: %(error)s', {'command': ' '.join(command),
+                                             'error': result.stderr.strip()})
+    found = map(_CLIENT_PARAMETER.fullmatch, result.stdout.splitlines())
+    return [(match['target'], match['value']) for match in found
+            if match and match['fsname'] == fsname]
+
+
+def _run(command):
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL,
+                              capture_output=True, encoding='utf-8',
+                              errors='replace', cwd='/',
+                              env=worker.environment())
+    except FileNotFoundError:
+        LOG.debug('There is no %s on this host.', command[0])
+        return None

@@ -131,8 +131,7 @@ class Worker:
                 proc = subprocess.Popen(
                     [sys.executable, '-S', '-m', __name__],
                     stdin=theirs.fileno(), stdout=theirs.fileno(), cwd='/',
-                    env=dict(os.environ, LC_ALL='C',
-                             PYTHONPATH=_PACKAGE_PARENT),
+                    env=dict(environment(), PYTHONPATH=_PACKAGE_PARENT),
                     start_new_session=True)
             try:
                 ours.settimeout(timeout)
@@ -231,6 +230,15 @@ class Worker:
                     self._stuck.append((proc, hanging))
                 return
             time.sleep(0.05)
+
+
+def environment():
+    """What commands run with, so that they are found and understood.
+
+    A service may run without the directories of administrators' commands.
+    """
+    return dict(os.environ, LC_ALL='C', PATH=os.pathsep.join(
+        (os.environ.get('PATH', os.defpath), '/usr/sbin', '/sbin')))
 
 
 def progress(value):

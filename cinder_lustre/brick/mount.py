@@ -29,12 +29,11 @@ import tempfile
 
 from cinder_lustre import exception
 from cinder_lustre import share as share_module
+from cinder_lustre import worker
 
 LOG = logging.getLogger(__name__)
 
 LUSTRE = 'lustre'
-# Services may run without the directories of commands for administrators.
-_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 _LOCK_OPTIONS = ('localflock', 'noflock')
 
 Mount = collections.namedtuple(
@@ -383,9 +382,8 @@ def _mount(share, path, options, root_helper, fstypes, mounts):
         try:
             exit_code = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=stderr,
-                stderr=stderr, cwd='/', env=dict(
-                    os.environ, LC_ALL='C', PATH='%s:%s' % (
-                        os.environ.get('PATH', ''), _PATH))).returncode
+                stderr=stderr, cwd='/',
+                env=worker.environment()).returncode
         except OSError as exc:
             raise _failure(share, path, '%s cannot be run (%s).' % (
                 command[0], exc.strerror), _NOT_ROOT[1]) from exc

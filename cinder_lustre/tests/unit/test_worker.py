@@ -343,13 +343,19 @@ class EventletTestCase(testtools.TestCase):
     def test_patched_service(self):
         gate = os.path.join(self.useFixture(fixtures.TempDir()).path, 'gate')
         os.mkfifo(gate)
-        result = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(self.CODE),
-             gate], capture_output=True, text=True, timeout=5 * PATIENCE,
-            cwd=os.path.dirname(os.path.dirname(cinder_lustre.__file__)))
-        self.assertEqual(0, result.returncode, result.stderr)
+        # A file, not a pipe: children that go wrong would keep that open.
+        output = gate + '.output'
+        with open(output, 'w') as stream:
+            result = subprocess.run(
+                [sys.executable, '-W', 'ignore', '-c',
+                 textwrap.dedent(self.CODE), gate], stdout=stream,
+                stderr=stream, timeout=5 * PATIENCE, cwd=os.path.dirname(
+                    os.path.dirname(cinder_lustre.__file__)))
+        with open(output) as stream:
+            text = stream.read()
+        self.assertEqual(0, result.returncode, text)
         self.assertEqual(
             [True, 'TimeoutError', 'InvalidConfiguration', 'WorkerDied', 'go',
              'wait_for was silent for 0.01 seconds.',
              'an earlier operation still hangs on', [[], {}]],
-            json.loads(result.stdout))
+            json.loads(text.splitlines()[-1]))

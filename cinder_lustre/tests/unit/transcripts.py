@@ -35,7 +35,8 @@ def commands(name):
             command, lines = line[2:], []
         elif command is not None:
             lines.append(line)
-    yield command, lines
+    if command is not None:
+        yield command, lines
 
 
 def failed_mounts():

@@ -249,14 +249,15 @@ class ChildTestCase(testtools.TestCase):
         self.assertIn('Mounting it takes longer than 0.01 seconds',
                       error.kwargs['reason'])
         self.assertIn('MGS at 10.0.2.15@tcp runs', error.kwargs['reason'])
-        child, = found._workers['lustre:/testfs']._stuck
+        child = found._workers['lustre:/testfs']
+        pid, = child.stuck
         self.addCleanup(self._kill, child)
         with open(self.started) as stream:
             stream.read()
         error = self.assertRaises(exception.ShareUnavailable, found.mount,
                                   SHARE)
         self.assertIn('An earlier attempt to mount it still runs (process %d)'
-                      % child.pid, error.kwargs['reason'])
+                      % pid, error.kwargs['reason'])
         # Another share is not concerned.
         self._command('exit 32')
         found._mount_timeout = 60
@@ -265,13 +266,15 @@ class ChildTestCase(testtools.TestCase):
         # It ends by itself, and then the share is tried again.
         with open(self.gate, 'w') as stream:
             stream.write('go\n')
-        child.wait(60)
+        deadline = time.monotonic() + 60
+        while child.stuck and time.monotonic() < deadline:
+            time.sleep(0.01)
         self.assertRaises(exception.MountFailed, found.mount, SHARE)
 
     @staticmethod
     def _kill(child):
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
+        for pid in child.stuck:
+            os.killpg(pid, signal.SIGKILL)
 
     def test_one_mount_at_a_time(self):
         os.mkdir(self.base)
