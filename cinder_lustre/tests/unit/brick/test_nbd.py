@@ -11,6 +11,7 @@
 #    under the License.
 
 import errno
+import glob
 import io
 import json
 import os
@@ -39,11 +40,32 @@ class OpenImageTestCase(base.ImageTestCase):
         self.addCleanup(stream.close)
         return stream
 
+    def kill(self, stream):
+        """End qemu-nbd without warning."""
+        os.killpg(stream.raw._server._proc.pid, signal.SIGKILL)
+        self.assertEqual(b'', stream.raw._sock.recv(1))
+
     def freeze(self, stream):
         """Stop qemu-nbd, as a share without an answer does."""
         group = stream.raw._server._proc.pid
         os.killpg(group, signal.SIGSTOP)
-        return group
+        self.wait_for(lambda: self.states(group) == {'T'},
+                      'the stop of qemu-nbd')
+
+    @staticmethod
+    def states(group):
+        """The states of the processes of a group."""
+        states = set()
+        for path in glob.glob('/proc/[0-9]*/stat'):
+            try:
+                with open(path) as stream:
+                    fields = stream.read().rpartition(') ')[2].split()
+            except OSError:
+                # It has ended meanwhile.
+                continue
+            if int(fields[2]) == group:
+                states.add(fields[0])
+        return states
 
 
 @ddt.ddt
@@ -114,7 +136,12 @@ class ContentsTestCase(OpenImageTestCase):
             stream.flush()
             full = os.stat(self.image).st_blocks
             stream.seek(units.Mi)
-            stream.write(bytes(units.Mi))
+            with mock.patch.object(stream.raw, '_request',
+                                   wraps=stream.raw._request) as request:
+                stream.write(bytes(units.Mi))
+                stream.flush()
+            self.assertEqual([mock.call(nbd._WRITE_ZEROES, units.Mi),
+                              mock.call(nbd._FLUSH)], request.mock_calls)
         self.assertLess(os.stat(self.image).st_blocks, full)
         data = [each for each in self._map() if each['data']]
         self.assertEqual([(0, units.Mi), (2 * units.Mi, units.Mi)],
@@ -166,14 +193,9 @@ class ContentsTestCase(OpenImageTestCase):
         stream.write(base.noise(SIZE))
         stream.flush()
         # Nothing but the image's file knows of the data then.
-        os.killpg(stream.raw._server._proc.pid, signal.SIGKILL)
-        self.wait_for(lambda: stream.raw._server._proc.poll() is not None,
-                      'the end of qemu-nbd')
-        copy = self.path('copy')
-        with open(self.image, 'rb') as source, open(copy, 'wb') as target:
-            target.write(source.read())
-        self.assertEqual(base.noise(SIZE), self.contents(copy))
+        self.kill(stream)
         self.assertRaises(OSError, stream.close)
+        self.assertEqual(base.noise(SIZE), self.contents(self.image))
 
 
 # Names of tests from scripts would be too long.
@@ -241,7 +263,7 @@ class FailureTestCase(OpenImageTestCase):
         stream = self.open()
         if dirty:
             stream.write(b'x')
-        os.killpg(stream.raw._server._proc.pid, signal.SIGKILL)
+        self.kill(stream)
         if dirty:
             # Data is lost.
             error = self.assertRaises(OSError, stream.close)

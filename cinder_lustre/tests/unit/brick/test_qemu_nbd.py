@@ -11,6 +11,7 @@
 #    under the License.
 
 import os
+import tempfile
 
 import fixtures
 
@@ -27,7 +28,8 @@ class ServerTestCase(base.ImageTestCase):
     def setUp(self):
         super().setUp()
         self.image = self.create('volume', 'qcow2', SIZE)
-        self.tempdir = self.useFixture(fixtures.TempDir()).path
+        self.useFixture(fixtures.NestedTempfile())
+        self.tempdir = tempfile.gettempdir()
         self.useFixture(fixtures.EnvironmentVariable('TMPDIR', self.tempdir))
 
     def _is_free(self):
