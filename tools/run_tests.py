@@ -167,19 +167,20 @@ def run(stage):
     return [f'exit code {code}'] if code else []
 
 
-def next_stream():
-    """The name of the file into which stestr will write its next run."""
+def next_run(stage):
+    """The file into which stestr will write a stage's next run."""
+    repository = os.path.join(ROOT, '.tox', stage.command[-1], '.stestr')
     try:
-        with open(os.path.join(ROOT, '.stestr', 'next-stream')) as stream:
-            return stream.read().strip()
+        with open(os.path.join(repository, 'next-stream')) as stream:
+            name = stream.read().strip()
     except FileNotFoundError:
-        return '0'
+        name = '0'
+    return os.path.join(repository, name)
 
 
-def read_tests(stream):
+def read_tests(path):
     """The id and status of every test in a run that stestr recorded."""
     tests = []
-    path = os.path.join(ROOT, '.stestr', stream)
     if os.path.exists(path):
         result = testtools.ExtendedToStreamDecorator(
             testtools.StreamToDict(tests.append))
@@ -200,10 +201,10 @@ def expected_skips(stage):
                 if line.strip() and not line.startswith('#')]
 
 
-def count(outcome, stream):
+def count(outcome, path):
     """Add to an outcome what stestr recorded of its tests."""
     allowed = expected_skips(outcome.stage)
-    for test in read_tests(stream):
+    for test in read_tests(path):
         if test['status'] in ('success', 'xfail'):
             outcome.passed += 1
         elif test['status'] == 'skip':
@@ -228,10 +229,10 @@ def perform(stage, outcomes):
     started = time.time()
     if stage is INSTALL:
         started = float(os.environ.get('RUN_TESTS_STARTED', started))
-    stream = next_stream()
+    recorded = next_run(stage)
     outcome.reasons += run(stage)
     if stage.tests:
-        count(outcome, stream)
+        count(outcome, recorded)
     outcome.seconds = time.time() - started
     if outcome.reasons:
         print(f'--- the end of {os.path.relpath(log_path(stage), ROOT)}')
