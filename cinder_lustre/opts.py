@@ -59,10 +59,42 @@ mount_opts = [
                      'where data matter.'),
 ]
 
+volume_opts = [
+    cfg.StrOpt('lustre_shares_config',
+               default='/etc/cinder/lustre_shares',
+               help='File with one Lustre share a line: '
+                    '<nid>[,<nid>...][:<nid>...]:/<fsname>[/<subdir>...] '
+                    '[-o options]. A line that is wrong is named in the log '
+                    'and left out; without any valid share the backend does '
+                    'not start. Not read when lustre_shares is set.'),
+    cfg.MultiStrOpt('lustre_shares',
+                    default=[],
+                    help='Lustre shares, in the form of a line of '
+                         'lustre_shares_config, instead of that file. May be '
+                         'given several times.'),
+    cfg.BoolOpt('lustre_sparsed_volumes',
+                default=True,
+                help='Create volumes thin: they take space when it is '
+                     'written. Otherwise the space is allocated when the '
+                     'volume is created. The extra spec provisioning:type '
+                     '(thin or thick) of a volume type overrides it.'),
+    cfg.BoolOpt('lustre_qcow2_volumes',
+                default=False,
+                help='Create volumes as qcow2 instead of raw files. Raw files '
+                     'can be extended while attached, and allow multi-attach '
+                     'and encryption. The extra spec lustre:format (raw or '
+                     'qcow2) of a volume type overrides it.'),
+    cfg.StrOpt('lustre_connection_type',
+               default='lustre',
+               choices=[
+                   ('lustre', 'Hosts mount the share with the connector and '
+                    'the Nova class of this package.'),
+                   ('nfs', 'Unmodified Nova and os-brick: the operator has '
+                    'mounted the share where those look for it.')],
+               help='How hosts get at the shares.'),
+]
+
 
 def list_opts():
     """The options of this package, for oslo-config-generator."""
-    # Other users of this module must not need Cinder.
-    from cinder_lustre.volume.drivers import lustre
-
-    return [('backend_defaults', mount_opts + lustre.lustre_opts)]
+    return [('backend_defaults', mount_opts + volume_opts)]

@@ -49,43 +49,8 @@ LOG = logging.getLogger(__name__)
 # Seconds between two lines in the log about one copy.
 _PROGRESS_INTERVAL = 10
 
-lustre_opts = [
-    cfg.StrOpt('lustre_shares_config',
-               default='/etc/cinder/lustre_shares',
-               help='File with one Lustre share a line: '
-                    '<nid>[,<nid>...][:<nid>...]:/<fsname>[/<subdir>...] '
-                    '[-o options]. A line that is wrong is named in the log '
-                    'and left out; without any valid share the backend does '
-                    'not start. Not read when lustre_shares is set.'),
-    cfg.MultiStrOpt('lustre_shares',
-                    default=[],
-                    help='Lustre shares, in the form of a line of '
-                         'lustre_shares_config, instead of that file. May be '
-                         'given several times.'),
-    cfg.BoolOpt('lustre_sparsed_volumes',
-                default=True,
-                help='Create volumes thin: they take space when it is '
-                     'written. Otherwise the space is allocated when the '
-                     'volume is created. The extra spec provisioning:type '
-                     '(thin or thick) of a volume type overrides it.'),
-    cfg.BoolOpt('lustre_qcow2_volumes',
-                default=False,
-                help='Create volumes as qcow2 instead of raw files. Raw files '
-                     'can be extended while attached, and allow multi-attach '
-                     'and encryption. The extra spec lustre:format (raw or '
-                     'qcow2) of a volume type overrides it.'),
-    cfg.StrOpt('lustre_connection_type',
-               default='lustre',
-               choices=[
-                   ('lustre', 'Hosts mount the share with the connector and '
-                    'the Nova class of this package.'),
-                   ('nfs', 'Unmodified Nova and os-brick: the operator has '
-                    'mounted the share where those look for it.')],
-               help='How hosts get at the shares.'),
-]
-
 CONF = cfg.CONF
-CONF.register_opts(opts.mount_opts + lustre_opts,
+CONF.register_opts(opts.mount_opts + opts.volume_opts,
                    group=configuration.SHARED_CONF_GROUP)
 
 
@@ -111,7 +76,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def __init__(self, execute=processutils.execute, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.configuration.append_config_values(opts.mount_opts + lustre_opts)
+        self.configuration.append_config_values(opts.mount_opts +
+                                                opts.volume_opts)
         # What os-brick calls the mount point base; never on Lustre itself.
         self.base = os.path.realpath(
             self.configuration.lustre_mount_point_base)
@@ -130,7 +96,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     @staticmethod
     def get_driver_options():
-        return opts.mount_opts + lustre_opts
+        return opts.mount_opts + opts.volume_opts
 
     def do_setup(self, context):
         """Load the shares and mount them.
