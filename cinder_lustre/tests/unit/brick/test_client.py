@@ -42,6 +42,11 @@ class ClientTestCase(testtools.TestCase):
         self.base = os.path.realpath(
             self.useFixture(fixtures.TempDir()).path)
         self.path = os.path.join(self.base, DIRECTORY)
+        # Nothing here may run the host's mount, even when it goes wrong.
+        commands = self.useFixture(fixtures.TempDir()).path
+        os.symlink('/bin/false', os.path.join(commands, 'mount'))
+        self.useFixture(fixtures.EnvironmentVariable(
+            'PATH', '%s:%s' % (commands, os.environ['PATH'])))
         self.mounts = mount.read_mounts()
         self.useFixture(fixtures.MockPatchObject(
             mount, 'read_mounts', lambda: self.mounts))
