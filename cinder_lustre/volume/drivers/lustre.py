@@ -108,6 +108,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         super().do_setup(context)
         self.set_nas_security_options(self._is_voldb_empty_at_startup)
+        for option in ('nas_host', 'nas_share_path', 'nas_mount_options'):
+            if getattr(self.configuration, option):
+                LOG.warning('%s is ignored. Name the shares in '
+                            'lustre_shares_config or lustre_shares.', option)
         if self.configuration.lustre_development_fstypes:
             LOG.warning('lustre_development_fstypes is set to %s: shares of '
                         'these types are no Lustre. Never set it where data '
