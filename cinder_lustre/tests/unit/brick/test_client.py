@@ -121,9 +121,10 @@ class ClientTestCase(testtools.TestCase):
         self._client(development_fstypes=['ext4']).check(SHARE)
 
     def test_mount(self):
-        call = self._arguments()
+        with mock.patch('os.geteuid', return_value=1000):
+            call = self._arguments()
         self.assertEqual(
-            (mount.mount, SHARE, self.path, 'flock', '',
+            (mount.mount, SHARE, self.path, 'flock', 'no-such-helper',
              os.path.join(self.base, '.%s.lock' % DIRECTORY), ()),
             call.args)
         self.assertEqual({'timeout': 60, 'kill': False}, call.kwargs)
@@ -233,9 +234,7 @@ class ChildTestCase(testtools.TestCase):
         self._command('echo mount.lustre: No such file or directory >&2',
                       'exit 2')
         found = self._client()
-        with mock.patch('os.geteuid', return_value=1000):
-            error = self.assertRaises(exception.MountFailed, found.mount,
-                                      SHARE)
+        error = self.assertRaises(exception.MountFailed, found.mount, SHARE)
         self.assertIn('has no file system "testfs"', error.kwargs['reason'])
         # A failure that ended leaves nothing behind that would stop the next.
         self._command('exit 0')
