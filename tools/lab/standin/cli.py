@@ -92,24 +92,30 @@ def create(args):
     """Make a file system and start it; repairs a creation that was killed."""
     directory = os.path.realpath(args.dir)
     os.makedirs(directory, exist_ok=True)
-    image = os.path.join(directory, args.fsname + '.img')
-    entry = registry.load(args.fsname)
+    image = os.path.join(directory, args.name + '.img')
+    entry = registry.load(args.name)
     if entry and entry['image'] != image:
         raise registry.Error('The fsname "%s" is taken, by %s.' % (
-            args.fsname, entry['image']))
-    install()
-    if not entry:
-        entry = stored(image)
+            args.name, entry['image']))
+    entry = entry or stored(image)
     if not entry:
         uid, gid = args.owner.split(':')
-        entry = {'fsname': args.fsname, 'image': image, 'loop': None,
+        entry = {'fsname': args.name, 'image': image, 'loop': None,
                  'size': args.size, 'nids': args.nid or ['127.0.0.1@tcp'],
                  'osts': args.osts, 'uid': int(uid), 'gid': int(gid),
                  'mode': args.mode, 'fuse': args.fuse, 'pools': {},
                  'quota': None, 'enospc': False, 'unreachable': None,
                  'frozen': False, 'dead': {}, 'limits': {}}
-    lifecycle.start(entry)
+    registered(entry)
     print('%s:/%s' % (':'.join(entry['nids']), entry['fsname']))
+
+
+def registered(entry):
+    """Start a file system, which keeps the commands where they are."""
+    with registry.locked():
+        install()
+        lifecycle.register(entry)
+    lifecycle.start(entry)
 
 
 def stored(image):
@@ -126,18 +132,19 @@ def start(args):
     if entry is None and args.dir:
         entry = stored(os.path.join(os.path.realpath(args.dir),
                                     args.name + '.img'))
-    lifecycle.start(entry or known(args.name))
-    install()
+    registered(entry or known(args.name))
 
 
 def stop(args):
     """Unmount a file system everywhere and detach it."""
-    return cut_off(args.name, lifecycle.stop(known(args.name)))
+    busy = lifecycle.stop(known(args.name), args.wait)
+    return cut_off(args.name, busy)
 
 
 def destroy(args):
     """Stop a file system and remove it."""
-    return cut_off(args.name, lifecycle.destroy(known(args.name)))
+    busy = lifecycle.destroy(known(args.name), args.wait)
+    return cut_off(args.name, busy)
 
 
 def cut_off(name, busy):
@@ -176,6 +183,9 @@ def fault(args):
 
 
 def dead_ost(entry, args):
+    if entry['frozen']:
+        raise registry.Error('"%s" is frozen: nothing on it can be reached. '
+                             'Recover it first.' % entry['fsname'])
     for path in args.files:
         found = registry.locate(path)
         if not found or found[0]['fsname'] != entry['fsname']:
@@ -183,8 +193,7 @@ def dead_ost(entry, args):
                 path, entry['fsname']))
         entry['dead'][found[2]] = lfs.ost_of(entry, found[2])
     registry.save(entry)
-    for _entry, each in registry.client_mounts(entry['fsname']):
-        lifecycle.cover_dead(entry, each)
+    lifecycle.cover_dead(entry['fsname'])
 
 
 def recover(entry, _args):
@@ -235,7 +244,7 @@ def parser():
         return made
 
     made = command('create', create)
-    made.add_argument('--fsname', required=True)
+    made.add_argument('--fsname', required=True, dest='name')
     made.add_argument('--size', type=size, default='20G')
     made.add_argument('--dir', required=True)
     made.add_argument('--nid', action='append')
@@ -247,8 +256,11 @@ def parser():
                       help='mount as fuse.lustre, which can have a quota')
     made = command('start', start, 'name')
     made.add_argument('--dir', help='where the image is, after a reboot')
-    command('stop', stop, 'name')
-    command('destroy', destroy, 'name')
+    for made in command('stop', stop, 'name'), command('destroy', destroy,
+                                                       'name'):
+        made.add_argument('--wait', type=float, default=30, help='seconds '
+                          'that processes have to end before they are cut '
+                          'off')
     command('list', show).add_argument('--json', action='store_true')
     command('install', install)
     command('uninstall', uninstall)
@@ -277,7 +289,7 @@ def main():
     try:
         if args.func is show:
             return show(args)
-        with registry.locked():
+        with registry.locked(getattr(args, 'name', '')):
             return args.func(args)
     except (registry.Error, OSError) as exc:
         print('standin: %s' % exc, file=sys.stderr)

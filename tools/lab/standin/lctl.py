@@ -103,7 +103,7 @@ def pool_new(arguments):
     if len(pool) > _POOL_NAME_LENGTH:
         raise lfs.Failure(errno.ENAMETOOLONG, (
             'pool_new: poolname is too long\npool_new: File name too long'))
-    with registry.locked():
+    with registry.locked(fsname):
         entry = registry.load(fsname)
         if entry is None:
             raise lfs.unknown('pool_new ' + name)
@@ -118,7 +118,7 @@ def pool_new(arguments):
 def pool_add(arguments):
     name, *osts = arguments
     fsname, _dot, pool = name.partition('.')
-    with registry.locked():
+    with registry.locked(fsname):
         entry = registry.load(fsname)
         if entry is None or pool not in entry['pools']:
             raise lfs.unknown('pool_add ' + ' '.join(arguments))

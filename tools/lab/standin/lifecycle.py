@@ -28,17 +28,18 @@ import time
 
 import registry
 
-# How long stop waits for processes that are about to end (seconds).
-_PATIENCE = 20
+
+def register(entry):
+    """Make a file system known, before it is there."""
+    for directory in (registry.ROOT, registry.state(entry['fsname']),
+                      registry.state(entry['fsname'], 'mnt')):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    registry.save(entry)
 
 
 def start(entry):
     """Bring a file system up, from whatever state it is in."""
     name, image = entry['fsname'], entry['image']
-    for directory in (registry.ROOT, registry.state(name),
-                      registry.state(name, 'mnt')):
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-    registry.save(entry)
     if not os.path.exists(image):
         _make_image(entry)
     device = loop_of(image)
@@ -113,27 +114,29 @@ def set_full(entry):
         stream.write('%d' % (stat.f_blocks - 1 if entry['enospc'] else 0))
 
 
-def stop(entry):
+def stop(entry, patience):
     """Unmount a file system everywhere and give its loop device back.
 
+    :param patience: seconds that who still uses it has to end
     :returns: whether something still used it and had to be cut off
     """
     name = entry['fsname']
     release(name)
     busy = False
-    own = [each for _entry, each in registry.client_mounts(name)]
-    own += [each for each in registry.mounts()
-            if each.target.startswith(registry.state(name) + '/')]
+    own = [each for each in registry.mounts()
+           if each.target.startswith(registry.state(name) + '/')]
+    # The server's side comes last: FUSE servers use it.
+    own += [each for _entry, each in registry.client_mounts(name)]
     for each in reversed(own):
-        busy |= _unmount(each.target)
+        busy |= _unmount(each.target, patience)
     device = loop_of(entry['image'])
     if device:
         _output('losetup', '--detach', device)
     return busy
 
 
-def _unmount(target):
-    deadline = time.monotonic() + _PATIENCE
+def _unmount(target, patience):
+    deadline = time.monotonic() + patience
     while True:
         try:
             registry.umount(target)
@@ -147,9 +150,9 @@ def _unmount(target):
             time.sleep(0.1)
 
 
-def destroy(entry):
-    """Remove a file system and everything that it left."""
-    busy = stop(entry)
+def destroy(entry, patience):
+    """Remove a file system and everything that it left; as stop()."""
+    busy = stop(entry, patience)
     name, image = entry['fsname'], entry['image']
     for path in (image, image + '.draft', registry.record_of(image)):
         if os.path.exists(path):
@@ -171,25 +174,27 @@ def silence(name, targets):
         serve(name, 'silent', *words)
 
 
-def cover_dead(entry, each):
-    """Make the files on dead OSTs hang in a client's mount."""
-    below = registry.parse(each.source)[2] + '/'
-    covered = [other.target for other in registry.mounts()
-               if other.fstype == registry.DEAD_TYPE]
+def cover_dead(name):
+    """Make the files on dead OSTs hang in every mount of a client."""
+    covered = [each.target for each in registry.mounts()
+               if each.fstype == registry.DEAD_TYPE]
     targets = []
-    for path in entry['dead']:
-        target = os.path.join(each.target, path[len(below):])
-        if path.startswith(below) and target not in covered:
-            targets.append((target, entry['fsname'], registry.DEAD_TYPE))
-    silence(entry['fsname'], targets)
+    for entry, each in registry.client_mounts(name):
+        below = registry.parse(each.source)[2] + '/'
+        for path in entry['dead']:
+            target = os.path.join(each.target, path[len(below):])
+            if path.startswith(below) and target not in covered:
+                targets.append((target, name, registry.DEAD_TYPE))
+    silence(name, targets)
 
 
 def release(name):
     """Let everything that hangs on a file system go on, with an error."""
-    nodes = [each.target for each in registry.mounts()
-             if (each.fstype, each.source) == (registry.DEAD_TYPE, name)]
-    nodes += [each.target for _entry, each
-              in registry.client_mounts(name, covers=True)]
+    # The frozen come first: nothing below them can be reached.
+    nodes = [each.target for _entry, each
+             in registry.client_mounts(name, covers=True)]
+    nodes += [each.target for each in registry.mounts()
+              if (each.fstype, each.source) == (registry.DEAD_TYPE, name)]
     for target in nodes:
         registry.umount(target, registry.MNT_FORCE | registry.MNT_DETACH)
 

@@ -209,9 +209,9 @@ def mount(entry, source, target, flags, words):
                         str(flags))
     else:
         mount_ext4(entry, source, target, flags)
-    for _entry, each in registry.client_mounts(name):
-        if each.target == target:
-            lifecycle.cover_dead(entry, each)
+    if entry['dead']:
+        with registry.locked(name):
+            lifecycle.cover_dead(name)
 
 
 def mount_ext4(entry, source, target, flags):

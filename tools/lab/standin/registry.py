@@ -27,6 +27,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 
 ROOT = '/run/cinder-lustre-lab'
 TYPES = ('ext4', 'fuse.lustre')
@@ -38,6 +39,8 @@ MS_REMOUNT, MS_BIND = 32, 4096
 MNT_FORCE, MNT_DETACH = 1, 2
 
 _SOURCE = re.compile(r'(?P<nids>[^/]+):/(?P<fsname>[^/]+)(?P<sub>(/.*)?)$')
+
+_F_OFD_SETLKW = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,12 +91,20 @@ def record_of(image):
 
 
 @contextlib.contextmanager
-def locked():
-    """Keep other processes from changing the registry."""
+def locked(name=''):
+    """Keep other processes away from one file system, or from the commands.
+
+    A lock is a byte of one file, so none is left behind. Nobody waits for
+    another file system, which may hang.
+    """
     os.makedirs(ROOT, mode=0o755, exist_ok=True)
     # The descriptor is not inherited, so no daemon keeps the lock.
     with open(os.path.join(ROOT, '.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        byte = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+        # The lock is the descriptor's: locks of other names are not lost
+        # when one is given back.
+        fcntl.fcntl(lock, _F_OFD_SETLKW, struct.pack(
+            '@hhqqi4x', fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
         yield
 
 
