@@ -33,6 +33,7 @@ from cinder.common import config
 from cinder import context
 from cinder import objects
 from cinder.objects import fields
+from cinder import privsep
 from cinder.tests.unit import test
 from cinder.tests.unit import utils as test_utils
 from cinder.volume import configuration
@@ -117,6 +118,16 @@ class Content:
                                (self.size // 2 + 4096, 65536),
                                (self.size - 3072, 3072)):
             self.put(offset, rand.randbytes(length))
+
+    def erase(self, offset):
+        """Lose all that lies behind an offset."""
+        for index in list(self._chunks):
+            if index * _CHUNK >= offset:
+                del self._chunks[index]
+
+    def start(self, length):
+        """The first bytes."""
+        return bytes(self._chunks[0][:length])
 
     def grown(self, size):
         """A copy of the content, with zeros behind it."""
@@ -207,6 +218,9 @@ class FunctionalTestCase(test.TestCase):
         self.directory = os.path.join(all_sites().run.directory, self.mark)
         os.mkdir(self.directory)
         self.addCleanup(shutil.rmtree, self.directory)
+        # Root needs no helper.
+        privsep.sys_admin_pctxt.set_client_mode(False)
+        self.addCleanup(privsep.sys_admin_pctxt.set_client_mode, True)
         self.images = ImageService(self.make_directory('images'))
         self.addCleanup(self._check_temporaries)
         self.addCleanup(self._check_processes)
@@ -232,10 +246,10 @@ class FunctionalTestCase(test.TestCase):
         site = all_sites().make(*faults)
         self.sites.append(site)
         # What is registered last happens first.
-        self.addCleanup(site.filesystem.destroy if faults else site.remove)
-        self.addCleanup(self._unmount)
+        self.addCleanup(self._remove_site, site, bool(faults))
         self.addCleanup(self._check_files, site)
-        self.addCleanup(self._delete_volumes)
+        self.addCleanup(self._unmount)
+        self.addCleanup(site.recover)
         return site
 
     def make_directory(self, name):
@@ -259,20 +273,24 @@ class FunctionalTestCase(test.TestCase):
 
     # Leftovers
 
-    def _delete_volumes(self):
+    def _delete_volumes(self, driver):
         """Bring the shares back, and delete what volumes there are."""
         for site in self.sites:
-            site.filesystem.recover()
-            site.set_writable(True)
+            site.recover()
         self.wait_for_workers()
-        drivers, self.drivers = self.drivers, []
-        for driver in drivers:
-            for snapshot in objects.SnapshotList.get_by_host(self.context,
-                                                             driver.host):
-                self.delete_snapshot(snapshot, driver)
-            for volume in objects.VolumeList.get_all_by_host(self.context,
-                                                             driver.host):
-                self.delete_volume(volume, driver)
+        for snapshot in objects.SnapshotList.get_by_host(self.context,
+                                                         driver.host):
+            self.delete_snapshot(snapshot, driver)
+        for volume in objects.VolumeList.get_all_by_host(self.context,
+                                                         driver.host):
+            self.delete_volume(volume, driver)
+
+    def _remove_site(self, site, with_filesystem):
+        self.sites.remove(site)
+        if with_filesystem:
+            site.filesystem.destroy()
+        else:
+            site.remove()
 
     def wait_for_workers(self):
         """Wait until no child of a driver hangs any more."""
@@ -333,6 +351,7 @@ class FunctionalTestCase(test.TestCase):
             host='functional@' + group, db=None, is_vol_db_empty=True,
             active_backend_id=None, cluster_name=None)
         self.drivers.append(driver)
+        self.addCleanup(self._delete_volumes, driver)
         if started:
             driver.do_setup(self.context)
             driver.check_for_setup_error()
@@ -424,10 +443,10 @@ class FunctionalTestCase(test.TestCase):
             driver.initialize_connection(volume, connector)))
 
     @contextlib.contextmanager
-    def attached(self, volume, driver=None, read_only=False):
-        """Attach a volume to this host, as cinder-backup does.
+    def connected(self, volume, driver=None):
+        """Attach a volume to this host.
 
-        :returns: the volume as a raw file-like object
+        :returns: its path and format
         """
         driver = driver or self.driver
         conn = self.connection(volume, driver)
@@ -435,13 +454,18 @@ class FunctionalTestCase(test.TestCase):
             conn['driver_volume_type'], conn=conn)
         device = connector.connect_volume(conn['data'])
         try:
-            with self.open_device(device['path'], conn['data']['format'],
-                                  read_only) as stream:
-                yield stream
+            yield device['path'], conn['data']['format']
         finally:
             connector.disconnect_volume(conn['data'], device)
             driver.terminate_connection(volume, {'host': 'functional'})
             driver.remove_export(self.context, volume)
+
+    @contextlib.contextmanager
+    def attached(self, volume):
+        """Attach a volume to this host, as a raw file-like object."""
+        with self.connected(volume) as (path, fmt), \
+                self.open_device(path, fmt) as stream:
+            yield stream
 
     @staticmethod
     def open_device(path, fmt, read_only=False):
@@ -469,7 +493,18 @@ class FunctionalTestCase(test.TestCase):
 
     def assert_content(self, content, volume, driver=None):
         """Compare every byte of a volume."""
-        with self.attached(volume, driver, read_only=True) as stream:
+        with self.connected(volume, driver) as (path, fmt):
+            self.assert_image(content, path, fmt)
+
+    def assert_image(self, content, path, fmt):
+        """Compare every byte of an image, as QEMU sees it."""
+        raw = path
+        if fmt != 'raw':
+            raw = os.path.join(self.directory, 'raw-%s' % uuid.uuid4())
+            self.addCleanup(os.unlink, raw)
+            sites.command('qemu-img', 'convert', '-f', fmt, '-O', 'raw', path,
+                          raw)
+        with self.open_device(raw, 'raw', read_only=True) as stream:
             self.assertIsNone(content.difference(stream))
 
     def allocated(self, volume):

@@ -33,7 +33,7 @@ from cinder_lustre import share
 WORK = '/var/tmp/cinder-lustre-functional'
 STANDIN = os.path.abspath(os.path.join(
     os.path.dirname(__file__), '../../../tools/lab/standin/standin'))
-# How long a command may take, and how long tests wait for what must come.
+# How long tests wait for what must come (seconds).
 PATIENCE = 60
 
 # The environment variable by which a test knows the processes it started.
@@ -51,7 +51,7 @@ def command(*words):
                    if name != MARK}
     done = subprocess.run(words, capture_output=True, text=True, cwd='/',
                           env=environment, stdin=subprocess.DEVNULL,
-                          timeout=PATIENCE)
+                          timeout=4 * PATIENCE)
     if done.returncode:
         raise RuntimeError('%s ended with exit code %s: %s' % (
             ' '.join(words), done.returncode, done.stderr.strip()))
@@ -184,6 +184,7 @@ class StandIn(FileSystem):
     fstypes = ('ext4', 'fuse.lustre')
 
     def __init__(self, run, quota=False):
+        self._broken = False
         if not os.path.exists(STANDIN):
             raise RuntimeError('There is no %s: name a share in '
                                'LUSTRE_TEST_SHARE.' % STANDIN)
@@ -196,6 +197,7 @@ class StandIn(FileSystem):
         super().__init__(run, command(*words).strip())
 
     def _fault(self, *words):
+        self._broken = True
         command(STANDIN, 'fault', self._name, *words)
 
     def kill_ost(self, paths):
@@ -215,7 +217,9 @@ class StandIn(FileSystem):
         self._fault('quota', str(size))
 
     def recover(self):
-        self._fault('recover')
+        if self._broken:
+            self._fault('recover')
+            self._broken = False
 
     def destroy(self):
         command(STANDIN, 'destroy', self._name)
@@ -235,6 +239,7 @@ class Site:
         self.share = dataclasses.replace(
             filesystem.share,
             subdir=os.path.join(filesystem.share.subdir, name))
+        self._protected = False
 
     def listing(self):
         """The names of all files and directories, below the share."""
@@ -243,13 +248,20 @@ class Site:
             for parent, directories, files in os.walk(self.path)
             for name in directories + files)
 
-    def set_writable(self, writable):
-        """Whether anybody, root included, can make files in it."""
-        command('chattr', '-i' if writable else '+i', self.path)
+    def protect(self):
+        """Let nobody, not even root, make files in it."""
+        command('chattr', '+i', self.path)
+        self._protected = True
+
+    def recover(self):
+        """Take back all that was done to it."""
+        self.filesystem.recover()
+        if self._protected:
+            command('chattr', '-i', self.path)
+            self._protected = False
 
     def remove(self):
         """Remove it with all that it holds."""
-        self.set_writable(True)
         shutil.rmtree(self.path)
 
 
