@@ -77,7 +77,5 @@ def remove(base):
 
 def abandoned():
     """Port bases whose lab was deleted by hand."""
-    if not state.REGISTRY.is_dir():
-        return []
-    return sorted(int(link.name) for link in state.REGISTRY.iterdir()
-                  if link.is_symlink() and not link.exists())
+    return sorted(int(link.name) for link in state.links()
+                  if not link.exists())

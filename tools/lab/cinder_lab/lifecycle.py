@@ -43,7 +43,7 @@ def up(lab):
             host.ensure_user(lab)
             config.directories(lab)
             digest = lab.get('venv_pins') + config.write_all(
-                lab, shares.development_fstypes)
+                lab, shares.development_fstypes) + repr(shares.given)
             current = control.alive() and lab.get('running') == digest
             if not current:
                 notes.append('services need a start')
@@ -180,7 +180,7 @@ def clean(lab):
             if left:
                 raise report.LabError(f'still mounted: {left}')
             shutil.rmtree(lab.prefix)
-            # Last: it lets the next "clean" find the rest.
+            # Last: the link lets the next "clean" find the rest.
             host.remove(lab.base)
     for base in host.abandoned():
         with report.step(f'removing what is left of the lab on {base}'):
@@ -197,6 +197,7 @@ def restart(lab, names):
     need_root()
     with state.locked(lab.prefix):
         control = supervisor.Supervisor(lab)
+        venv.Venv(lab).ensure()
         since = int(time.time())
         control.stop(*names)
         programs = [program for stage in services.stages(lab)

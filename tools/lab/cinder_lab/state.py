@@ -64,6 +64,11 @@ def user_name(base):
     return f'cinder-lab-{base}'
 
 
+def links():
+    """The links of all labs of this machine."""
+    return [path for path in REGISTRY.glob('*') if path.is_symlink()]
+
+
 # The descriptors of the locks that this process holds.
 HELD = set()
 
@@ -110,7 +115,9 @@ class Lab:
         try:
             self._data = json.loads(self._file.read_text())
         except FileNotFoundError:
-            pass
+            # Also if "clean" was killed between this file and the link.
+            self._data = {'port_base': int(link.name) for link in links()
+                          if link.readlink() == self.prefix}
         except PermissionError:
             raise report.LabError(
                 f'{self._file} is root\'s, run this with sudo') from None
@@ -142,17 +149,15 @@ class Lab:
         REGISTRY.mkdir(exist_ok=True)
         with locked(REGISTRY):
             if not self.exists:
-                self.put('port_base', self._choose_base())
+                self._data['port_base'] = self._choose_base()
             self.check()
             if not self.link.exists():
                 # New, or the checkout was moved.
                 self.link.unlink(missing_ok=True)
                 self.link.symlink_to(self.prefix)
+            self.put('port_base', self.base)
 
     def _choose_base(self):
-        for link in REGISTRY.iterdir():
-            if link.is_symlink() and link.readlink() == self.prefix:
-                return int(link.name)
         wanted = os.environ.get('LAB_PORT_BASE')
         if wanted:
             if not wanted.isdigit() or not 1024 < int(wanted) < 65000:

@@ -79,11 +79,11 @@ class Shares:
     def __init__(self, lab):
         self._lab = lab
         given = os.environ.get('LAB_SHARE') or lab.get('lab_share')
-        self._given = split(given) if given else []
+        self.given = split(given) if given else []
 
     @property
     def real(self):
-        return bool(self._given)
+        return bool(self.given)
 
     @property
     def development_fstypes(self):
@@ -92,7 +92,7 @@ class Shares:
     def start(self):
         """Make the shares usable; return their strings."""
         if self.real:
-            self._lab.put('lab_share', ','.join(self._given))
+            self._lab.put('lab_share', ','.join(self.given))
             shares = self._start_real()
         elif has_real_client():
             raise report.LabError(
@@ -107,7 +107,7 @@ class Shares:
 
     def _directories(self):
         """The directory of each backend on a real Lustre."""
-        shares = self._given * 2 if len(self._given) == 1 else self._given
+        shares = self.given * 2 if len(self.given) == 1 else self.given
         return [(share, f'cinder-lab-{self._lab.base}-{name}')
                 for name, share in zip(services.BACKENDS, shares)]
 

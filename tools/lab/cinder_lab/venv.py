@@ -22,6 +22,7 @@ from cinder_lab import report
 from cinder_lab import state
 
 LAB = state.CHECKOUT / 'tools/lab'
+CONSTRAINTS = ('-c', str(LAB / 'constraints.txt'))
 PROJECT_FILES = ('pyproject.toml', 'requirements.txt', 'setup.cfg')
 # pip's settings that uv, which reads no pip.conf, has options for.
 UV_OPTIONS = {
@@ -78,14 +79,15 @@ class Venv:
         if self._lab.get('venv_pins') != pins or not self._usable():
             self._lab.forget('venv_pins', 'venv_project')
             self._create()
-            self._install('-r', str(LAB / 'requirements.txt'))
+            self._install()
             self._lab.put('venv_pins', pins)
             done.append('packages')
+        # A copy, made each time, if the services cannot reach the checkout.
         editable = state.open_to_others(state.CHECKOUT)
         if self._lab.get('venv_project') != project or not editable:
-            self._install('--no-build-isolation',
-                          *(['--editable'] if editable else []),
-                          str(state.CHECKOUT))
+            self._pip('--no-build-isolation',
+                      *(['--editable'] if editable else []),
+                      str(state.CHECKOUT))
             self._lab.put('venv_project', project)
             done.append('checkout')
         return done
@@ -98,20 +100,24 @@ class Venv:
         if directory.exists():
             shutil.rmtree(directory)
         self._run('/usr/bin/python3', '-m', 'venv', str(self._lab.venv))
-        self._run(self._python, '-m', 'pip', 'install', '-q',
-                  '-c', str(LAB / 'constraints.txt'), 'uv')
+        self._pip('uv')
 
-    def _install(self, *what):
-        what = ('-c', str(LAB / 'constraints.txt'), *what)
+    def _install(self):
+        requirements = ('-r', str(LAB / 'requirements.txt'))
         options, environment = uv_arguments(
             commands.run(self._python, '-m', 'pip', 'config', 'list'))
         try:
             self._run(str(self._lab.venv / 'bin/uv'), 'pip', 'install',
                       '--python', self._python, '--compile-bytecode',
-                      *options, *what, environment=environment)
+                      *options, *CONSTRAINTS, *requirements,
+                      environment=environment)
         except report.LabError as error:
             report.warn(f'{error}\nuv could not; trying pip, which is slower')
-            self._run(self._python, '-m', 'pip', 'install', '-q', *what)
+            self._pip(*requirements)
+
+    def _pip(self, *what):
+        self._run(self._python, '-m', 'pip', 'install', '-q', *CONSTRAINTS,
+                  *what)
 
     def _run(self, *command, environment=None):
         variables = os.environ | (environment or {}) | {
