@@ -193,10 +193,7 @@ class LifeTestCase(standin_case.StandinCase):
 
     def test_stopped_file_system_is_an_mgs_that_is_away(self):
         self.create()
-        self.standin('fault', self.fsname, 'mgs-unreachable', 'on',
-                     '--seconds', '0.5')
         self.standin('stop', self.fsname)
-        self.standin('fault', self.fsname, 'mgs-unreachable', 'off')
         os.mkdir(self.path('client'))
         mount = subprocess.Popen(['mount', '-t', 'lustre', self.share,
                                   self.path('client')])
