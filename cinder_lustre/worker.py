@@ -20,6 +20,7 @@ long. A child that cannot be killed opens the breaker: nothing new is started
 on that share until it has gone.
 """
 
+import errno
 import importlib
 import json
 import logging
@@ -253,7 +254,11 @@ def progress(value):
 
 
 def _send(message):
-    _channel.sendall(json.dumps(message).encode() + b'\n')
+    try:
+        _channel.sendall(json.dumps(message).encode() + b'\n')
+    except ConnectionResetError as exc:
+        # The parent has gone before it had read all.
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from exc
 
 
 class _ParentHandler(logging.Handler):

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -228,6 +229,17 @@ class WorkerTestCase(testtools.TestCase):
 
     def test_progress_elsewhere(self):
         self.assertEqual(1, functions.report('nobody listens'))
+
+    @ddt.data(True, False)
+    def test_progress_without_a_parent(self, all_read):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        self.useFixture(fixtures.MockPatchObject(worker, '_channel', theirs))
+        with ours:
+            functions.report('x')
+            if all_read:
+                ours.recv(100)
+        self.assertRaises(BrokenPipeError, functions.report, 'x')
 
     def test_end_of_the_caller(self):
         marker = os.path.join(self.directory, 'marker')
