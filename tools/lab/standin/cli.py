@@ -21,6 +21,7 @@ import argparse
 import filecmp
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -90,6 +91,9 @@ def uninstall(_args):
 
 def create(args):
     """Make a file system and start it; repairs a creation that was killed."""
+    if not re.fullmatch(r'[A-Za-z0-9_-]{1,8}', args.name):
+        raise registry.Error('"%s" is no fsname: it needs 1 to 8 letters, '
+                             'digits, "_" or "-".' % args.name)
     directory = os.path.realpath(args.dir)
     os.makedirs(directory, exist_ok=True)
     image = os.path.join(directory, args.name + '.img')
@@ -183,6 +187,7 @@ def fault(args):
 
 
 def dead_ost(entry, args):
+    """Let everything that looks at some files hang."""
     if entry['frozen']:
         raise registry.Error('"%s" is frozen: nothing on it can be reached. '
                              'Recover it first.' % entry['fsname'])
@@ -197,6 +202,7 @@ def dead_ost(entry, args):
 
 
 def recover(entry, _args):
+    """End all faults; what hung goes on, with an error."""
     entry.update(dead={}, frozen=False, unreachable=None, enospc=False,
                  quota=None)
     registry.save(entry)
@@ -205,6 +211,7 @@ def recover(entry, _args):
 
 
 def frozen(entry, args):
+    """Let everything that looks at the file system hang."""
     entry['frozen'] = True
     registry.save(entry)
     covered = {each.target for _entry, each
@@ -216,15 +223,18 @@ def frozen(entry, args):
 
 
 def mgs_unreachable(entry, args):
+    """Let new mounts time out."""
     entry['unreachable'] = args.seconds if args.state == 'on' else None
 
 
 def enospc(entry, args):
+    """Let the file system be full."""
     entry['enospc'] = args.state == 'on'
     lifecycle.set_full(entry)
 
 
 def quota(entry, args):
+    """Limit the file system, as a project quota does."""
     if not entry['fuse']:
         raise registry.Error('ext4 has no quota here: make "%s" anew with '
                              '"create --fuse".' % entry['fsname'])
@@ -245,13 +255,15 @@ def parser():
 
     made = command('create', create)
     made.add_argument('--fsname', required=True, dest='name')
+    made.add_argument('--dir', required=True, help='where the image lies')
     made.add_argument('--size', type=size, default='20G')
-    made.add_argument('--dir', required=True)
-    made.add_argument('--nid', action='append')
+    made.add_argument('--nid', action='append', metavar='ADDRESS@NET',
+                      help='of the MGS; may be repeated (127.0.0.1@tcp)')
     made.add_argument('--osts', type=int, default=4)
-    made.add_argument('--owner', default='0:0', metavar='UID:GID')
+    made.add_argument('--owner', default='0:0', metavar='UID:GID',
+                      help='of the root directory')
     made.add_argument('--mode', type=lambda text: int(text, 8),
-                      default='0755')
+                      default='0755', help='of the root directory')
     made.add_argument('--fuse', action='store_true',
                       help='mount as fuse.lustre, which can have a quota')
     made = command('start', start, 'name')
@@ -268,7 +280,8 @@ def parser():
     faults = made.add_subparsers(required=True, metavar='FAULT')
 
     def switch(name, func):
-        made = faults.add_parser(name)
+        made = faults.add_parser(name, help=func.__doc__,
+                                 description=func.__doc__)
         made.set_defaults(switch=func)
         return made
 

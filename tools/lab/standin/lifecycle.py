@@ -106,12 +106,16 @@ def _output(*command):
 def set_full(entry):
     """Let the file system be full, or as full as it is.
 
-    ext4 keeps as many clusters back as it is told, from root too.
+    ext4 keeps as many clusters back as it is told, from root too; its own
+    choice is 2 percent, but no more than 4096.
     """
+    if not registry.is_up(entry):
+        return
     path = '/sys/fs/ext4/%s/reserved_clusters' % entry['loop'].split('/')[-1]
-    stat = os.statvfs(registry.state(entry['fsname'], 'root'))
+    whole = os.statvfs(registry.state(entry['fsname'], 'root')).f_blocks
     with open(path, 'w') as stream:
-        stream.write('%d' % (stat.f_blocks - 1 if entry['enospc'] else 0))
+        stream.write('%d' % (whole - 1 if entry['enospc'] else
+                             min(whole // 50, 4096)))
 
 
 def stop(entry, patience):

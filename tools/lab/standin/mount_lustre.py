@@ -44,11 +44,11 @@ _UNFLAGS = {'rw': 'ro', 'suid': 'nosuid', 'dev': 'nodev', 'exec': 'noexec',
             'atime': 'noatime', 'diratime': 'nodiratime',
             'norelatime': 'relatime', 'nostrictatime': 'strictatime'}
 _IGNORED = re.compile(
-    r'(defaults|_netdev|(no)?auto|(no)?user|users|owner|nofail|remount|force|'
-    r'x-.*|comment=.*|exclude=.*|mgsname=.*|retry=\d+|32bitapi|noencrypt|'
-    r'encrypt|localflock|test_dummy_encryption|nolock|(no)?(flock|user_xattr|'
-    r'acl|user_fid2path|checksum|lruresize|lazystatfs|verbose|'
-    r'statfs_project))?$')
+    r'(defaults|_netdev|a?sync|dirsync|(no)?lazytime|group|users|owner|nofail|'
+    r'remount|force|x-.*|comment=.*|exclude=.*|mgsname=.*|retry=\d+|32bitapi|'
+    r'(no)?encrypt|localflock|test_dummy_encryption|nolock|(no)?(auto|user|'
+    r'flock|user_xattr|acl|user_fid2path|checksum|lruresize|lazystatfs|'
+    r'verbose|statfs_project))?$')
 
 USAGE = """
 This mount helper should only be invoked via the mount (8) command,
@@ -105,7 +105,8 @@ def nid_addresses(nids):
                 "mount.lustre: Unsupported NID '%s': rc = Unknown error -22."
                 "\nmount.lustre: Can't parse NID '%s'\n%s" % (
                     nid, nid, USAGE.rstrip('\n')))) from None
-        result.append('%s@%s' % (address, re.sub('0$', '', net or 'tcp')))
+        net = re.sub(r'(?<=\D)0$', '', net or 'tcp')
+        result.append('%s@%s' % (address, net))
     return result
 
 

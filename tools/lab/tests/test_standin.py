@@ -77,6 +77,13 @@ class LifeTestCase(standin_case.StandinCase):
         self.assertEqual(1, done.returncode)
         self.assertIn('is taken', done.stderr)
 
+    def test_create_refuses_what_is_no_fsname(self):
+        for name in ('toolongname', 'a/b', ''):
+            done = self.standin('create', '--fsname', name, '--dir',
+                                self.path('images'), check=False)
+            self.assertEqual(1, done.returncode)
+            self.assertIn('is no fsname', done.stderr)
+
     def test_stop_and_start(self):
         self.create()
         with open(os.path.join(self.mount('client'), 'file'), 'w') as stream:
@@ -85,6 +92,7 @@ class LifeTestCase(standin_case.StandinCase):
         self.standin('stop', self.fsname)
         self.assertNothingLeft()
         self.standin('stop', self.fsname)
+        self.standin('fault', self.fsname, 'recover')
         self.standin('start', self.fsname)
         self.standin('start', self.fsname)
         with open(os.path.join(self.mount('client'), 'file')) as stream:
