@@ -130,7 +130,7 @@ def _start(control, programs, wait=True):
 def _await_reports(lab, control, since):
     """Wait until Cinder's services say that they work."""
     client = rest.Client(lab)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         missing = openstack.silent(lab, client, since)
         if not missing:

@@ -175,7 +175,9 @@ def destroy_standins(base):
 def outside(base):
     """What the stand-in has outside the prefix, for "status"."""
     for entry in standins(base):
-        yield f'stand-in {entry["fsname"]} on {entry["loop"]}'
+        yield f'/run/cinder-lustre-lab/{entry["fsname"]}.json'
+        yield from commands.run('losetup', '--associated',
+                                entry['image']).splitlines()
     if not has_real_client():
         for path in ('/sbin/mount.lustre', '/usr/bin/lfs', '/usr/sbin/lctl'):
             if os.path.exists(path):

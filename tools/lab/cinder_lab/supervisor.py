@@ -148,7 +148,7 @@ class Supervisor:
     def shutdown(self):
         self._rpc.shutdown()
 
-    def wait(self, name, probe, seconds=120):
+    def wait(self, name, probe, seconds=300):
         """Poll until a program answers; say why it does not."""
 
         def answers():
