@@ -179,6 +179,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             found.identity: '-o ' + found.options if found.options else None
             for found in shares}
 
+    def _read_config_file(self, config_file):
+        # What is not text becomes a line that is named as wrong.
+        with open(config_file, encoding='utf-8',
+                  errors='backslashreplace') as stream:
+            return stream.readlines()
+
     def _ensure_shares_mounted(self):
         """Mount what is not mounted, all shares at once."""
         share_file = self.configuration.lustre_shares_config
@@ -261,6 +267,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """Free and total bytes of a share, as its project quota shows."""
         capacity = self._run(mount.survey, lustre_share,
                              self._identity(lustre_share))
+        if not capacity['available']:
+            LOG.error('Share %s is full. Free space, or raise its quota.',
+                      self._identity(lustre_share))
         return capacity['available'], capacity['total']
 
     def _get_provisioned_capacity(self):
