@@ -71,6 +71,9 @@ SECOND_IDENTITY = 'lustre:/scratch/cinder'
 # How much of a volume the tests write to.
 BLOCK = 64 * units.Ki
 
+# Seconds that anything may take; nothing waits that long when all is well.
+PATIENCE = 300
+
 
 class FakeImageService:
     """Keeps one image, in a file."""
@@ -178,7 +181,9 @@ class DriverTestCase(test.TestCase):
             raise lustre_exception.MountFailed(
                 share=source, path=client.get_mount_point(source),
                 reason='no MGS answers.', cure='Check that the MGS runs.')
-        os.makedirs(client.get_mount_point(source), exist_ok=True)
+        # Making it would call the host's lfs, if there is one.
+        os.makedirs(os.path.join(client.get_mount_point(source),
+                                 record.DIRECTORY), exist_ok=True)
         self.mounts.append((source, flags))
 
     def _refuse_probing(self):
@@ -200,7 +205,8 @@ class DriverTestCase(test.TestCase):
                                            config_group=BACKEND)
         conf.append_config_values(remotefs.nas_opts)
         conf.append_config_values(lustre.LustreDriver.get_driver_options())
-        self.set_options(lustre_mount_point_base=self.base, **options)
+        self.set_options(lustre_mount_point_base=self.base,
+                         lustre_operation_timeout=PATIENCE, **options)
         driver = lustre.LustreDriver(configuration=conf, host=HOST)
         if set_up:
             driver.do_setup(self.context)
@@ -672,7 +678,8 @@ class LustreDriverTestCase(DriverTestCase):
 
     def test_backup_volume(self):
         """The backup service reads the raw disk of the volume itself."""
-        brick.register()
+        brick.register(operation_timeout=PATIENCE)
+        self.addCleanup(brick.register)
         for fmt in ('raw', 'qcow2'):
             volume = self.create_volume(fmt=fmt)
             self.write(volume, 1, BLOCK)
@@ -1728,7 +1735,7 @@ class LockTestCase(DriverTestCase):
             done.append(('begins', func.__name__))
             if func is chain.create_snapshot:
                 started.set()
-                go_on.wait(60)
+                go_on.wait(PATIENCE)
             done.append(('ends', func.__name__))
             return {'format': 'raw'}
 
@@ -1737,7 +1744,7 @@ class LockTestCase(DriverTestCase):
         first = threading.Thread(target=self.driver.create_snapshot,
                                  args=(snapshot,))
         first.start()
-        self.assertTrue(started.wait(60))
+        self.assertTrue(started.wait(PATIENCE))
         wanted = threading.Event()
         acquire = self.locks._acquire
 
@@ -1749,10 +1756,10 @@ class LockTestCase(DriverTestCase):
         second = threading.Thread(target=self.driver.delete_volume,
                                   args=(volume,))
         second.start()
-        self.assertTrue(wanted.wait(60))
+        self.assertTrue(wanted.wait(PATIENCE))
         go_on.set()
-        first.join(60)
-        second.join(60)
+        first.join(PATIENCE)
+        second.join(PATIENCE)
         self.assertEqual([('begins', 'create_snapshot'),
                           ('ends', 'create_snapshot'),
                           ('begins', 'delete'), ('ends', 'delete')], done)
@@ -1763,6 +1770,9 @@ class LockTestCase(DriverTestCase):
         volume = self.create_volume()
         snapshots = [test_utils.create_snapshot(self.context, volume.id)
                      for _ in range(3)]
+        for snapshot in snapshots:
+            # Loaded here: the threads share one connection to the database.
+            self.assertEqual(volume.id, snapshot.volume.id)
         errors = []
 
         def create(snapshot):
