@@ -772,6 +772,15 @@ class SharesTestCase(DriverTestCase):
                      'Line 4 of %s is left out: it names no server'):
             self.assertIn(text % self.shares_file, self.log.output)
 
+    def test_bytes_that_are_no_text(self):
+        with open(self.shares_file, 'wb') as stream:
+            stream.write(b'10.0.2.15@tcp:/\xff\xfe\n' + SHARE.encode())
+        driver = self.new_driver(lustre_shares=[],
+                                 lustre_shares_config=self.shares_file)
+        self.assertEqual({IDENTITY: None}, driver.shares)
+        self.assertIn('Line 1 of %s is left out: ' % self.shares_file,
+                      self.log.output)
+
     @ddt.data('', '# nothing\n\n', '/dev/sdb\n', 'lustre:/testfs\n')
     def test_no_valid_share(self, text):
         driver = self.new_file_driver(text, set_up=False)
@@ -971,9 +980,12 @@ class CapacityTestCase(DriverTestCase):
         else:
             self.assertRaises(exception.RemoteFSNoSuitableShareFound,
                               self.driver._find_share, volume)
+        self.assertNotIn('is full', self.log.output)
         self.set_capacities(testfs=(0, 100), scratch=(0, 50))
         self.assertRaises(exception.RemoteFSNoSuitableShareFound,
                           self.driver._find_share, volume)
+        for identity in (IDENTITY, SECOND_IDENTITY):
+            self.assertIn('Share %s is full.' % identity, self.log.output)
 
     def test_over_subscription_that_the_scheduler_computes(self):
         self.set_options(max_over_subscription_ratio='auto')
