@@ -75,8 +75,10 @@ class Demo:
 
     def wait_for(self, resource, status='available'):
         """Wait until a resource has a status, and return it."""
+        # Without the fetch, the status before the request would do.
         return self.cinder.wait_for_status(
-            resource, status=status, interval=0.5, wait=TIMEOUT,
+            resource.fetch(self.cinder), status=status, interval=0.5,
+            wait=TIMEOUT,
             failures=['error', 'error_extending', 'error_restoring',
                       'error_deleting'])
 
