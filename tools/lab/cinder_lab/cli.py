@@ -17,6 +17,7 @@ import os
 import shlex
 import sys
 
+from cinder_lab import bad_input
 from cinder_lab import host
 from cinder_lab import lifecycle
 from cinder_lab import openstack
@@ -98,8 +99,8 @@ def _outside(lab):
     yield from host.entries(lab.base)
     yield from (f'mount {point}' for point in storage.mounts(lab.prefix))
     yield from storage.outside(lab.base)
-    if packages.SAVED.exists():
-        yield str(packages.SAVED)
+    if packages.policy_is_ours():
+        yield str(packages.POLICY)
     for base in host.abandoned():
         yield f'of a lab deleted by hand, "clean" removes it: {base}'
 
@@ -157,6 +158,11 @@ def demo(lab, args):
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
+def bad(lab, args):
+    lifecycle.up(lab)
+    bad_input.run(lab)
+
+
 def _execute(lab, command, **variables):
     environment = os.environ | lab.environment() | variables
     for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
@@ -198,6 +204,7 @@ def parser():
     each = add(demo, 'run the demonstration on real data, after "up"',
                add_help=False)
     each.add_argument('arguments', nargs=argparse.REMAINDER)
+    add(bad, 'break a share in every known way, and see what happens')
     add(clean, 'stop it and remove all of it but the packages')
     return top
 
@@ -206,12 +213,12 @@ def main():
     args = parser().parse_args()
     try:
         return args.function(state.Lab(), args) or 0
-    except report.LabError as error:
-        report.warn(error)
-        return 1
     except BrokenPipeError:
         # The reader has seen enough; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (report.LabError, OSError) as error:
+        report.warn(error)
         return 1
     except KeyboardInterrupt:
         report.warn('interrupted; the same command goes on from here')

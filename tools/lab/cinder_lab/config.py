@@ -75,7 +75,7 @@ def write_all(lab, development_fstypes):
     etc = lab.prefix / 'etc'
     values = _values(lab, development_fstypes)
     texts = {f'uwsgi-{name}.ini': _render('uwsgi.ini', values | {
-        'name': name, 'module': module, 'processes': processes,
+        'module': module, 'processes': processes,
         'threads': threads, 'port': lab.port(name),
         'extra': string.Template(extra).substitute(values)})
         for name, (module, processes, threads, extra) in UWSGI.items()}

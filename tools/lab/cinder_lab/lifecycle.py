@@ -192,7 +192,7 @@ def clean(lab):
         state.REGISTRY.rmdir()
 
 
-def restart(lab, names):
+def restart(lab, names, wait=True):
     """Restart services, for one who has changed the driver."""
     need_root()
     with state.locked(lab.prefix):
@@ -203,7 +203,8 @@ def restart(lab, names):
         programs = [program for stage in services.stages(lab)
                     for program in stage if program.name in names]
         _start(control, programs)
-        _await_reports(lab, control, since)
+        if wait:
+            _await_reports(lab, control, since)
 
 
 def need_root():

@@ -60,9 +60,13 @@ def distribution(os_release):
         f'{name}: the lab is written for Debian 12 and Ubuntu 24.04')
 
 
+def policy_is_ours():
+    return POLICY.exists() and MARK in POLICY.read_text(errors='replace')
+
+
 def restore_policy():
     """Take away our policy-rc.d, also one that a killed run has left."""
-    if POLICY.exists() and MARK in POLICY.read_text(errors='replace'):
+    if policy_is_ours():
         POLICY.unlink()
     if SAVED.exists():
         SAVED.rename(POLICY)

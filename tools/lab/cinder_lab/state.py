@@ -151,11 +151,18 @@ class Lab:
             if not self.exists:
                 self._data['port_base'] = self._choose_base()
             self.check()
-            if not self.link.exists():
-                # New, or the checkout was moved.
-                self.link.unlink(missing_ok=True)
+            if not self.link.is_symlink():
                 self.link.symlink_to(self.prefix)
+            elif self.link.readlink() != self.prefix:
+                raise report.LabError(
+                    f'the lab was moved here from {self.link.readlink()}: '
+                    f'"lab clean", then "lab up" make it anew')
             self.put('port_base', self.base)
+            wanted = os.environ.get('LAB_PORT_BASE', str(self.base))
+            if wanted != str(self.base):
+                raise report.LabError(
+                    f'LAB_PORT_BASE={wanted}: this lab is on {self.base}; '
+                    f'"lab clean" it first')
 
     def _choose_base(self):
         wanted = os.environ.get('LAB_PORT_BASE')

@@ -68,9 +68,15 @@ def mounts(below):
 def unmount(lab):
     """Unmount all that the services have mounted below the prefix."""
     for point in mounts(lab.prefix):
+        unmount_point(point)
+
+
+def unmount_point(point):
+    """Unmount all that is mounted on a directory."""
+    while point in mounts(point):
         report.wait_for(lambda: subprocess.run(
             ['umount', point], stderr=subprocess.DEVNULL).returncode == 0
-            or point not in mounts(lab.prefix), f'umount {point}', 20)
+            or point not in mounts(point), f'umount {point}', 20)
 
 
 class Shares:
@@ -82,16 +88,12 @@ class Shares:
         self.given = split(given) if given else []
 
     @property
-    def real(self):
-        return bool(self.given)
-
-    @property
     def development_fstypes(self):
-        return '' if self.real else DEVELOPMENT_FSTYPES
+        return '' if has_real_client() else DEVELOPMENT_FSTYPES
 
     def start(self):
         """Make the shares usable; return their strings."""
-        if self.real:
+        if self.given:
             self._lab.put('lab_share', ','.join(self.given))
             shares = self._start_real()
         elif has_real_client():
@@ -148,7 +150,7 @@ class Shares:
 
     def remove(self):
         """Delete what start() has made."""
-        if self.real:
+        if self.given:
             for share, directory in self._directories():
                 with self._mounted(share) as root:
                     commands.run('rm', '-rf', '--one-file-system',

@@ -62,6 +62,8 @@ class LabTestCase(testtools.TestCase):
         for wrong in ('x', '80', '70000', '20000'):
             with mock.patch.dict('os.environ', LAB_PORT_BASE=wrong):
                 self.assertRaises(report.LabError, self._lab, 'two')
+        with mock.patch.dict('os.environ', LAB_PORT_BASE='21000'):
+            self.assertRaises(report.LabError, self._lab)
 
     def test_lost_state_file_finds_its_base_again(self):
         self._lab('one')
@@ -69,12 +71,11 @@ class LabTestCase(testtools.TestCase):
         (self.top / 'two/state.json').unlink()
         self.assertEqual(18100, self._lab('two').base)
 
-    def test_moved_lab_takes_its_link_along(self):
-        lab = self._lab()
-        lab.prefix.rename(self.top / 'moved')
-        moved = self._lab('moved')
-        self.assertEqual(lab.base, moved.base)
-        self.assertEqual(moved.prefix, moved.link.readlink())
+    def test_moved_lab_can_only_be_cleaned(self):
+        self._lab().prefix.rename(self.top / 'moved')
+        error = self.assertRaises(report.LabError, self._lab, 'moved')
+        self.assertIn('lab clean', str(error))
+        state.Lab(self.top / 'moved').check()
 
     def test_copied_lab_is_refused(self):
         lab = self._lab()
