@@ -109,7 +109,7 @@ def create(args):
                  'osts': args.osts, 'uid': int(uid), 'gid': int(gid),
                  'mode': args.mode, 'fuse': args.fuse, 'pools': {},
                  'quota': None, 'enospc': False, 'unreachable': None,
-                 'frozen': False, 'dead': {}, 'limits': {}}
+                 'frozen': False, 'dead': {}}
     registered(entry)
     print('%s:/%s' % (':'.join(entry['nids']), entry['fsname']))
 

@@ -98,18 +98,18 @@ def pool_new(arguments):
     name, = arguments
     fsname, _dot, pool = name.partition('.')
     if os.geteuid():
-        raise lfs.Failure(errno.EACCES,
-                          'pool_new %s: Permission denied' % name)
+        raise registry.Failure(errno.EACCES,
+                               'pool_new %s: Permission denied' % name)
     if len(pool) > _POOL_NAME_LENGTH:
-        raise lfs.Failure(errno.ENAMETOOLONG, (
+        raise registry.Failure(errno.ENAMETOOLONG, (
             'pool_new: poolname is too long\npool_new: File name too long'))
     with registry.locked(fsname):
         entry = registry.load(fsname)
         if entry is None:
             raise lfs.unknown('pool_new ' + name)
         if pool in entry['pools']:
-            raise lfs.Failure(errno.EEXIST,
-                              'pool_new: pool %s already exists' % name)
+            raise registry.Failure(
+                errno.EEXIST, 'pool_new: pool %s already exists' % name)
         entry['pools'][pool] = []
         registry.save(entry)
     print('Pool %s created' % name)

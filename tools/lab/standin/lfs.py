@@ -39,18 +39,11 @@ _STRIPE_SIZE = 4 << 20
 _DF = '%-20s %11s %11s %11s %4s  %s'
 
 
-class Failure(Exception):
-    """What to say on stderr, and how to end."""
-
-    def __init__(self, code, text):
-        super().__init__(text)
-        self.code = code
-
-
 def unknown(command):
     """The answer to everything that no transcript shows."""
-    return Failure(UNKNOWN, 'This is not Lustre but a stand-in, which does '
-                   'not know "%s": no transcript shows it.' % command)
+    return registry.Failure(UNKNOWN, (
+        'This is not Lustre but a stand-in, which does not know "%s": no '
+        'transcript shows it.' % command))
 
 
 def options(arguments, short, long=()):
@@ -125,11 +118,11 @@ def number(text, what):
     value = int(found[1]) << 10 * unit if found else None
     if value is None or (what == 'count' and value < -1) or (
             what == 'size' and value % 65536):
-        raise Failure(4, "lfs setstripe setstripe: invalid stripe %s '%s'\n"
-                      'Usage: setstripe [OPTION]... FILENAME|DIRECTORY' % (
-                          what, text))
+        raise registry.Failure(4, (
+            "lfs setstripe setstripe: invalid stripe %s '%s'\n"
+            'Usage: setstripe [OPTION]... FILENAME|DIRECTORY' % (what, text)))
     if what == 'size' and value >= 4 << 30:
-        raise Failure(errno.EINVAL, (
+        raise registry.Failure(errno.EINVAL, (
             "lfs setstripe: error: stripe size '%d' over 4GB limit: Invalid "
             'argument (22)' % value))
     return value
@@ -166,15 +159,16 @@ def setstripe(arguments):
         entry = (registry.locate(path) or (None,))[0]
         for each in layout:
             if entry and each['pool'] and each['pool'] not in entry['pools']:
-                raise Failure(errno.EINVAL, (
+                raise registry.Failure(errno.EINVAL, (
                     "lfs setstripe: pool '%s fsname %s' does not exist: No "
                     'such file or directory (2)' % (each['pool'],
                                                     entry['fsname'])))
         try:
             descriptor, made = opened(path)
         except OSError as exc:
-            raise Failure(exc.errno, "lfs setstripe: unable to open '%s': %s "
-                          '(%d)' % (path, exc.strerror, exc.errno)) from exc
+            raise registry.Failure(exc.errno, (
+                "lfs setstripe: unable to open '%s': %s (%d)" % (
+                    path, exc.strerror, exc.errno))) from exc
         try:
             if entry is None:
                 raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
@@ -189,8 +183,9 @@ def setstripe(arguments):
                 os.setxattr(descriptor, _ATTRIBUTE,
                             json.dumps(layout).encode())
         except OSError as exc:
-            raise Failure(exc.errno, "lfs setstripe: setstripe error for "
-                          "'%s': %s" % (path, exc.strerror)) from exc
+            raise registry.Failure(exc.errno, (
+                "lfs setstripe: setstripe error for '%s': %s" % (
+                    path, exc.strerror))) from exc
         finally:
             os.close(descriptor)
 
@@ -220,8 +215,9 @@ def getstripe(arguments):
             if exc.errno == errno.ENOTTY:
                 first = ("lfs getstripe: cb_getstripe: '%s' not on a Lustre "
                          'fs?: %s (25)\n' % (path, exc.strerror))
-            raise Failure(exc.errno, "%slfs: getstripe for '%s' failed: %s" %
-                          (first, path, exc.strerror)) from exc
+            raise registry.Failure(exc.errno, (
+                "%slfs: getstripe for '%s' failed: %s" % (
+                    first, path, exc.strerror))) from exc
 
 
 def describe(entry, below, path, asked, deep=True):
@@ -402,7 +398,7 @@ def pool_list(arguments, program='lfs'):
         return
     print('Pool: %s' % name, flush=True)
     if pool not in entry['pools']:
-        raise Failure(errno.ENOENT, (
+        raise registry.Failure(errno.ENOENT, (
             '%s pool_list: cannot open /proc/fs/lustre/lov/%s-mdtlov/pools/%s'
             ': No such file or directory (2)' % (
                 program, target(entry, 'MDT', 0), pool)))
@@ -436,7 +432,7 @@ def run(program, commands, arguments):
             commands[arguments[0]](arguments[1:])
         else:
             raise unknown(' '.join([program] + arguments))
-    except Failure as exc:
+    except registry.Failure as exc:
         sys.stdout.flush()
         print(exc, file=sys.stderr)
         sys.exit(exc.code)

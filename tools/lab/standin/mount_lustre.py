@@ -59,18 +59,10 @@ usage: mount.lustre [-fhnvV] [-o <cliopt>] <mgstarget> <mountpt>
 """
 
 
-class Failure(Exception):
-    """What to say and how to end."""
-
-    def __init__(self, code, text):
-        super().__init__(text)
-        self.code = code
-
-
 def failed(source, target, number, *hints):
     lines = ('mount.lustre: mount %s at %s failed: %s' % (
         source, target, os.strerror(number)),) + hints
-    return Failure(number, '\n'.join(lines))
+    return registry.Failure(number, '\n'.join(lines))
 
 
 def invalid(source, target):
@@ -101,7 +93,7 @@ def nid_addresses(nids):
         try:
             address = socket.gethostbyname(host)
         except (OSError, UnicodeError):
-            raise Failure(errno.EINVAL, (
+            raise registry.Failure(errno.EINVAL, (
                 "mount.lustre: Unsupported NID '%s': rc = Unknown error -22."
                 "\nmount.lustre: Can't parse NID '%s'\n%s" % (
                     nid, nid, USAGE.rstrip('\n')))) from None
@@ -148,17 +140,17 @@ def main(argv):
         print(VERSION)
         return
     if '-h' in given or '--help' in given or len(names) != 2:
-        raise Failure(errno.EINVAL, USAGE.rstrip('\n'))
+        raise registry.Failure(errno.EINVAL, USAGE.rstrip('\n'))
     words = ','.join(value for option, value in options
                      if option == '-o').split(',')
     source, target = names
     try:
         target = os.path.realpath(target, strict=True)
     except OSError as exc:
-        raise Failure(exc.errno, 'warning: %s: cannot resolve: %s' % (
+        raise registry.Failure(exc.errno, 'warning: %s: cannot resolve: %s' % (
             target, exc.strerror)) from None
     if not registry.parse(source):
-        raise Failure(errno.ENODEV, (
+        raise registry.Failure(errno.ENODEV, (
             'mount.lustre: %s has not been formatted with mkfs.lustre or the '
             'backend filesystem type is not supported by this tool' % source))
     if os.geteuid():
@@ -166,7 +158,7 @@ def main(argv):
     mounted = any((each.source, each.target) == (source, target)
                   for each in registry.mounts())
     if mounted and 'remount' not in words:
-        raise Failure(errno.EEXIST, (
+        raise registry.Failure(errno.EEXIST, (
             'mount.lustre: according to /etc/mtab %s is already mounted on '
             '%s' % (source, target)))
     flags = 0
@@ -239,7 +231,7 @@ def mount_ext4(entry, source, target, flags):
 if __name__ == '__main__':
     try:
         main(sys.argv[1:])
-    except Failure as exc:
+    except registry.Failure as exc:
         print(exc, file=sys.stderr)
         sys.exit(exc.code)
     except getopt.GetoptError as exc:

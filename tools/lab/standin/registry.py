@@ -52,6 +52,14 @@ class Error(Exception):
     """Something that the user has to know and can mend."""
 
 
+class Failure(Exception):
+    """What a command says on stderr, and its exit code."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
 # The registry
 
 def state(name, *parts):
