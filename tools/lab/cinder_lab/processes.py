@@ -71,7 +71,7 @@ def command(pid):
 def end(base, patience=20):
     """Wait for all of them, then ask, then kill; fail if any stays."""
     for number, seconds in ((None, patience), (signal.SIGTERM, 10),
-                            (signal.SIGKILL, 10)):
+                            (signal.SIGKILL, 60)):
         pids = of(base)
         if number and pids:
             report.say(f'still running, sending {number.name}: '

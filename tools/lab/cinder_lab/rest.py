@@ -79,7 +79,7 @@ class Client:
             url, method=method, headers=headers,
             data=None if body is None else json.dumps(body).encode())
         try:
-            with OPENER.open(request, timeout=60) as answer:
+            with OPENER.open(request, timeout=180) as answer:
                 return answer.headers, json.loads(answer.read() or 'null')
         except urllib.error.HTTPError as error:
             raise report.LabError(

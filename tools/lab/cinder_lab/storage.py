@@ -76,7 +76,7 @@ def unmount_point(point):
     while point in mounts(point):
         report.wait_for(lambda: subprocess.run(
             ['umount', point], stderr=subprocess.DEVNULL).returncode == 0
-            or point not in mounts(point), f'umount {point}', 20)
+            or point not in mounts(point), f'umount {point}', 60)
 
 
 class Shares:

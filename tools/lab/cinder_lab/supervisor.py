@@ -27,7 +27,7 @@ RUNNING = 'RUNNING'
 class _Connection(http.client.HTTPConnection):
 
     def __init__(self, path):
-        super().__init__('localhost', timeout=60)
+        super().__init__('localhost', timeout=180)
         self._path = path
 
     def connect(self):
@@ -113,7 +113,7 @@ class Supervisor:
                          '/usr/sbin:/usr/bin:/sbin:/bin',
                  'HOME': str(lab.link / 'run'), 'LANG': 'C.UTF-8',
                  processes.MARK: str(lab.base)})
-        report.wait_for(self.alive, 'supervisord answers', 30)
+        report.wait_for(self.alive, 'supervisord answers', 120)
 
     def states(self):
         """Program name to its information."""
@@ -143,7 +143,7 @@ class Supervisor:
             now = self.states()
             return not [name for name in names if name in now
                         and now[name]['statename'] in states]
-        report.wait_for(ended, f'stop of {", ".join(names)}', 60)
+        report.wait_for(ended, f'stop of {", ".join(names)}', 180)
 
     def shutdown(self):
         self._rpc.shutdown()
