@@ -24,23 +24,14 @@ import testtools
 from cinder_lustre import record
 from cinder_lustre.tests import share_directory
 
-_MEMORY = '/dev/shm'
-
-
-def _in_memory():
-    """A directory in memory with enough room, so that no test waits."""
-    try:
-        return _MEMORY if shutil.disk_usage(_MEMORY).free > 1 << 30 else None
-    except OSError:
-        return None
-
 
 class StorageTestCase(testtools.TestCase):
     """Has an empty share in ``self.share``, with its root in ``self.root``."""
 
     def setUp(self):
         super().setUp()
-        self.root = self.useFixture(fixtures.TempDir(_in_memory())).path
+        self.root = self.useFixture(fixtures.TempDir(
+            share_directory.in_memory())).path
         self.share = share_directory.ShareDirectory(self.root)
         # The fence changes it, for what is normally a process of its own.
         self.addCleanup(os.umask, os.umask(0o022))

@@ -1,0 +1,362 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""The command: kills, compares, and prints a table."""
+
+import argparse
+from concurrent import futures
+import functools
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from unittest import mock
+
+from cinder_lustre import chain
+from cinder_lustre import exception
+from cinder_lustre import record
+from cinder_lustre.tests.faults import operations
+from cinder_lustre.tests.faults import process
+from cinder_lustre.tests import share_directory
+
+VOLUMES = (operations.OTHER, operations.VOLUME)
+
+
+class Difference(Exception):
+    """Something is not as it was acknowledged."""
+
+
+def state(share):
+    """All that a share holds, in a form that can be compared."""
+    volumes = {}
+    for volume in VOLUMES:
+        if not os.path.exists(share.sidecar(volume)):
+            continue
+        rec = share.record(volume)
+        del rec['intent']
+        mirror = share.path('volume-%s.info' % volume)
+        volumes[volume] = {
+            'record': rec,
+            'mirror': (share.info(volume) if os.path.exists(mirror)
+                       else None),
+            'content': _digest(share.content(volume)),
+            'snapshots': {snapshot: _digest(share.content(volume, snapshot))
+                          for snapshot in rec['snapshots']}}
+    # What a killed process leaves beside a record counts at the end only.
+    return {'volumes': volumes, 'modes': {
+        name: os.stat(share.path(name)).st_mode & 0o7777
+        for name in share.files() if not name.endswith('.new')}}
+
+
+def _digest(content):
+    return '%s bytes %s' % (len(content),
+                            hashlib.sha256(content).hexdigest()[:16])
+
+
+def check_images(share):
+    """See that no qcow2 file is corrupt; lost clusters are no harm."""
+    for volume in VOLUMES:
+        if os.path.exists(share.sidecar(volume)):
+            for name, layer in share.record(volume)['layers'].items():
+                if layer['format'] == 'qcow2':
+                    checked = subprocess.run(
+                        ['qemu-img', 'check', '-q', '-f', 'qcow2',
+                         share.path(name)], capture_output=True)
+                    if checked.returncode not in (0, 3):
+                        raise Difference('%s is corrupt: %s' % (
+                            name, checked.stderr.decode()))
+
+
+def recover(share):
+    """Use each volume once; what was not created completely is deleted."""
+    for volume in VOLUMES:
+        created = os.path.exists(share.sidecar(volume))
+        if created:
+            intent = share.record(volume)['intent']
+            created = not intent or intent['operation'] != 'create'
+        if created:
+            chain.describe(share.root, volume)
+        else:
+            chain.delete(share.root, volume)
+
+
+def check_busy(share):
+    """See that nobody works on a volume beside a living qemu-img."""
+    busy = False
+    with mock.patch.object(record, '_FENCE_WAIT', 0):
+        for volume in VOLUMES:
+            if os.path.exists(share.sidecar(volume)):
+                try:
+                    chain.describe(share.root, volume)
+                except exception.VolumeBusy:
+                    busy = True
+                except exception.RecordError:
+                    # The target of a copy, which nobody fences any more.
+                    pass
+    if not busy:
+        raise Difference('recovery worked beside a living qemu-img')
+
+
+def delete_all(share):
+    """Delete all volumes, and see that nothing is left."""
+    for volume in VOLUMES:
+        chain.delete(share.root, volume)
+    if share.files():
+        raise Difference('left behind: %s' % ', '.join(share.files()))
+
+
+class Case:
+    """An operation with the states between which it may be killed."""
+
+    def __init__(self, name, directory):
+        self.name = name
+        self.operation = operations.OPERATIONS[name]
+        self.directory = directory
+        self.template = self._directory()
+        self.operation.prepare(self.template)
+        with self.copy() as share:
+            recover(share)
+            self.before = state(share)
+        with self.copy() as share, self.traces() as traces:
+            self.calls, self.commands = process.points(
+                functools.partial(self.operation.run, share.root), traces)
+            self.after = state(share)
+        with self.copy() as share:
+            delete_all(share)
+
+    @property
+    def points(self):
+        """All points: the arguments of :meth:`kill`."""
+        return [('process', *call) for call in self.calls] + [
+            (way, number, step) for way in process.WAYS
+            for number, steps in enumerate(self.commands)
+            for step in range(1, steps + 1)]
+
+    @property
+    def minimum(self):
+        """What is always the same, whatever threads a qemu-img uses."""
+        return len(self.calls) + len(self.commands)
+
+    def _directory(self):
+        return share_directory.ShareDirectory(
+            tempfile.mkdtemp(dir=self.directory))
+
+    def copy(self, share=None):
+        """A copy of a share, for a while."""
+        copied = self._directory()
+        subprocess.run(['cp', '-a', '--sparse=always',
+                        (share or self.template).root + '/.', copied.root],
+                       check=True)
+        return _Removed(copied, copied.root)
+
+    def traces(self):
+        traces = tempfile.mkdtemp(dir=self.directory)
+        return _Removed(traces, traces)
+
+    def kill(self, point):
+        """Kill the operation at a point, recover, and compare.
+
+        :returns: whether it got to that point
+        :raises: Difference
+        """
+        with self.copy() as share, self.traces() as traces:
+            function = functools.partial(self.operation.run, share.root)
+            kind, *where = point
+            if kind == 'process':
+                reached = process.kill_process(function, traces, *where)
+            else:
+                reached = process.kill_child(
+                    function, traces, *where, kind,
+                    functools.partial(check_busy, share))
+            if not reached:
+                self._expect(share, self.after)
+                return False
+            self._check_recovery(share)
+        return True
+
+    def _check_recovery(self, share):
+        # An orphan ends in its own time.
+        for volume in VOLUMES:
+            if os.path.exists(share.sidecar(volume)):
+                with record.fence(share.root, volume):
+                    pass
+        with self.copy(share) as killed:
+            delete_all(killed)
+        with self.copy(share) as killed:
+            self._check_repetition(killed)
+        if self.operation.deletes:
+            # What is half gone cannot be described.
+            return
+        recover(share)
+        found = self._expect(share, self.before, self.after)
+        check_images(share)
+        if self.operation.repeatable and found == self.before:
+            self.operation.run(share.root)
+            self._expect(share, self.after)
+        delete_all(share)
+
+    def _check_repetition(self, share):
+        """Repeat the operation without a look at the volume before."""
+        try:
+            self.operation.run(share.root)
+        except (exception.FileExists, exception.RecordError):
+            # It was completed, or its first half must be repeated, too.
+            recover(share)
+            self._expect(share, self.before, self.after)
+        else:
+            self._expect(share, self.after)
+        check_images(share)
+        delete_all(share)
+
+    def _expect(self, share, *states):
+        found = state(share)
+        if found not in states:
+            raise Difference('found %s\nexpected %s' % (
+                _pretty(found), '\nor '.join(map(_pretty, states))))
+        return found
+
+
+def _pretty(content):
+    return json.dumps(content, indent=1, sort_keys=True)
+
+
+class _Removed:
+    """Something that has a directory, which goes in the end."""
+
+    def __init__(self, thing, path):
+        self._thing = thing
+        self._path = path
+
+    def __enter__(self):
+        return self._thing
+
+    def __exit__(self, kind, value, trace):
+        shutil.rmtree(self._path)
+
+
+def sample(points, size):
+    """Points that are spread evenly; always the same ones."""
+    if size is None or size >= len(points):
+        return points
+    return [points[index * len(points) // size] for index in range(size)]
+
+
+def try_operation(name, directory, size):
+    """Kill an operation at its points.
+
+    :returns: a row of the table, and a list of failures
+    """
+    # An orphan that was stopped may need its time on a busy machine.
+    record._FENCE_WAIT = 120
+    logging.disable()
+    record.lfs.set_dom_default = str
+    start = time.monotonic()
+    row = {'operation': name, 'points': 0, 'tried': 0, 'survived': 0}
+    failures = []
+    where = 'without a kill'
+    try:
+        with tempfile.TemporaryDirectory(dir=directory) as work:
+            case = Case(name, work)
+            row['points'] = len(case.points)
+            if case.minimum < case.operation.minimum:
+                failures.append('%s: %d calls and commands, recorded are %d'
+                                % (name, case.minimum,
+                                   case.operation.minimum))
+            ended = set()
+            for point in sample(case.points, size):
+                if point[:2] in ended:
+                    continue
+                where = ' '.join(map(str, point))
+                try:
+                    if case.kill(point):
+                        row['tried'] += 1
+                    else:
+                        # The command has fewer steps this time.
+                        ended.add(point[:2])
+                except (Difference, exception.LustreException) as exc:
+                    row['tried'] += 1
+                    failures.append('%s, %s: %s: %s' % (
+                        name, where, type(exc).__name__, exc))
+    except Exception:
+        failures.append('%s, %s: %s' % (name, where, traceback.format_exc()))
+    row['survived'] = row['tried'] - len(failures)
+    row['seconds'] = time.monotonic() - start
+    return row, failures
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog='python -m cinder_lustre.tests.faults',
+        description='Kill the storage core at every system call that '
+                    'changes something, and see that nothing is lost.')
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--all', action='store_true',
+                       help='try all points (the default)')
+    group.add_argument('--sample', type=int, metavar='N',
+                       help='try N points of each operation, always the '
+                       'same ones')
+    parser.add_argument('--operation', action='append', metavar='X',
+                        choices=operations.OPERATIONS,
+                        help='try this operation; may be repeated')
+    parser.add_argument('--list', action='store_true',
+                        help='list the operations')
+    parser.add_argument('--directory',
+                        help='work in this directory, on any file system '
+                        'with flock (in memory, by default)')
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(),
+                        help='operations that are tried at once (%(default)s)')
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    args = _parse(arguments)
+    if args.list:
+        print('\n'.join(operations.OPERATIONS))
+        return 0
+    for command in ('strace', 'qemu-img', 'qemu-io'):
+        if not shutil.which(command):
+            print('There is no %s. Install it first.' % command,
+                  file=sys.stderr)
+            return 2
+    names = args.operation or list(operations.OPERATIONS)
+    line = '%-30s %6s %6s %8s %7s'
+    print(line % ('operation', 'points', 'tried', 'survived', 'seconds'))
+    failures = []
+    total = [0, 0, 0]
+    with futures.ProcessPoolExecutor(
+            args.jobs, multiprocessing.get_context('fork')) as pool:
+        tries = [pool.submit(try_operation, name,
+                             args.directory or share_directory.in_memory(),
+                             args.sample) for name in names]
+        for attempt in tries:
+            row, failed = attempt.result()
+            numbers = [row['points'], row['tried'], row['survived']]
+            total = [sum(pair) for pair in zip(total, numbers)]
+            print(line % (row['operation'], *numbers,
+                          '%.0f' % row['seconds']), flush=True)
+            failures += failed
+    print(line % ('total', *total, ''))
+    for failure in failures:
+        print('\nFAILED: %s' % failure)
+    return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
