@@ -99,19 +99,15 @@ def recover(share):
 
 def check_busy(share):
     """See that nobody works on a volume beside a living qemu-img."""
-    busy = False
     with mock.patch.object(record, '_FENCE_WAIT', 0):
         for volume in VOLUMES:
             if os.path.exists(share.sidecar(volume)):
                 try:
                     chain.describe(share.root, volume)
                 except exception.VolumeBusy:
-                    busy = True
-                except exception.RecordError:
-                    # The target of a copy, which nobody fences any more.
-                    pass
-    if not busy:
-        raise Difference('recovery worked beside a living qemu-img')
+                    continue
+                raise Difference('volume %s was worked on beside a living '
+                                 'qemu-img' % volume)
 
 
 def delete_all(share):
@@ -270,7 +266,6 @@ def try_operation(name, directory, size):
     start = time.monotonic()
     row = {'operation': name, 'points': 0, 'tried': 0, 'survived': 0}
     failures = []
-    where = 'without a kill'
     try:
         with tempfile.TemporaryDirectory(dir=directory) as work:
             case = Case(name, work)
@@ -279,26 +274,31 @@ def try_operation(name, directory, size):
                 failures.append('%s: %d calls and commands, recorded are %d'
                                 % (name, case.minimum,
                                    case.operation.minimum))
-            ended = set()
-            for point in sample(case.points, size):
-                if point[:2] in ended:
-                    continue
-                where = ' '.join(map(str, point))
-                try:
-                    if case.kill(point):
-                        row['tried'] += 1
-                    else:
-                        # The command has fewer steps this time.
-                        ended.add(point[:2])
-                except (Difference, exception.LustreException) as exc:
-                    row['tried'] += 1
-                    failures.append('%s, %s: %s: %s' % (
-                        name, where, type(exc).__name__, exc))
+            _try_points(case, sample(case.points, size), row, failures)
     except Exception:
-        failures.append('%s, %s: %s' % (name, where, traceback.format_exc()))
-    row['survived'] = row['tried'] - len(failures)
+        failures.append('%s, without a kill: %s' % (name,
+                                                    traceback.format_exc()))
     row['seconds'] = time.monotonic() - start
     return row, failures
+
+
+def _try_points(case, points, row, failures):
+    ended = set()
+    for point in points:
+        if point[:2] in ended:
+            continue
+        try:
+            if not case.kill(point):
+                # The command has fewer steps this time.
+                ended.add(point[:2])
+                continue
+        except Exception as exc:
+            failures.append('%s, %s: %s: %s' % (
+                case.name, ' '.join(map(str, point)), type(exc).__name__,
+                exc))
+        else:
+            row['survived'] += 1
+        row['tried'] += 1
 
 
 def _parse(arguments):
