@@ -40,6 +40,7 @@ from cinder.volume import configuration
 from cinder.volume import driver as volume_driver
 from cinder.volume import volume_types
 from cinder.volume import volume_utils
+import fixtures
 from oslo_utils import units
 
 from cinder_lustre import brick
@@ -218,6 +219,8 @@ class FunctionalTestCase(test.TestCase):
         self.directory = os.path.join(all_sites().run.directory, self.mark)
         os.mkdir(self.directory)
         self.addCleanup(shutil.rmtree, self.directory)
+        self.log = self.useFixture(fixtures.FakeLogger(
+            name='cinder_lustre', nuke_handlers=False))
         # Root needs no helper.
         privsep.sys_admin_pctxt.set_client_mode(False)
         self.addCleanup(privsep.sys_admin_pctxt.set_client_mode, True)
@@ -241,12 +244,12 @@ class FunctionalTestCase(test.TestCase):
             self.skipTest(reason)
 
     def make_site(self, *faults):
-        """Make a share; one that can have faults has its own file system."""
+        """Make a share, or skip where it cannot have such faults."""
         self.need(*faults)
         site = all_sites().make(*faults)
         self.sites.append(site)
         # What is registered last happens first.
-        self.addCleanup(self._remove_site, site, bool(faults))
+        self.addCleanup(self._remove_site, site)
         self.addCleanup(self._check_files, site)
         self.addCleanup(self._unmount)
         self.addCleanup(site.recover)
@@ -285,12 +288,9 @@ class FunctionalTestCase(test.TestCase):
                                                          driver.host):
             self.delete_volume(volume, driver)
 
-    def _remove_site(self, site, with_filesystem):
+    def _remove_site(self, site):
         self.sites.remove(site)
-        if with_filesystem:
-            site.filesystem.destroy()
-        else:
-            site.remove()
+        site.remove()
 
     def wait_for_workers(self):
         """Wait until no child of a driver hangs any more."""
@@ -362,74 +362,98 @@ class FunctionalTestCase(test.TestCase):
         """Where a driver has mounted a site."""
         return (site or self.site).share.mount_point(driver.base)
 
-    # Volumes
+    # Volumes. Each verb loads its objects anew, with a context of its own, as
+    # if they came over the message bus: threads must not share them.
 
-    def new_volume(self, size=1, driver=None, fmt=None, provisioning=None,
-                   **values):
+    @staticmethod
+    def load(obj):
+        """Load a volume or snapshot from the database."""
+        return obj.get_by_id(context.get_admin_context(), obj.id)
+
+    def new_volume(self, size=1, driver=None, fmt=None, provisioning=None):
         """Make a volume in the database alone.
 
         :param fmt: the extra spec lustre:format
         :param provisioning: the extra spec provisioning:type
         """
+        ctxt = context.get_admin_context()
         specs = {'lustre:format': fmt, 'provisioning:type': provisioning}
         volume_type = volume_types.create(
-            self.context, str(uuid.uuid4()),
+            ctxt, str(uuid.uuid4()),
             {name: value for name, value in specs.items() if value})
-        made = test_utils.create_volume(
-            self.context, host=(driver or self.driver).host, size=size,
-            volume_type_id=volume_type['id'], **values)
-        return objects.Volume.get_by_id(self.context, made.id)
+        return self.load(test_utils.create_volume(
+            ctxt, host=(driver or self.driver).host, size=size,
+            volume_type_id=volume_type['id']))
 
-    def create_volume(self, size=1, driver=None, **values):
-        """Create an empty volume, as the manager does."""
-        driver = driver or self.driver
-        volume = self.new_volume(size, driver, **values)
-        return self.update(volume, driver.create_volume(volume))
+    def new_snapshot(self, volume):
+        """Make a snapshot in the database alone."""
+        return self.load(test_utils.create_snapshot(
+            context.get_admin_context(), volume.id))
 
     @staticmethod
     def update(volume, model):
         """Save what a driver's method returned."""
-        if model:
-            volume.update(model)
+        volume.update(model)
         volume.save()
         return volume
 
+    def create_volume(self, size=1, driver=None, **specs):
+        """Create an empty volume."""
+        driver = driver or self.driver
+        volume = self.new_volume(size, driver, **specs)
+        return self.update(volume, driver.create_volume(volume))
+
     def delete_volume(self, volume, driver=None):
-        """Delete a volume, as the manager does."""
+        """Delete a volume."""
+        volume = self.load(volume)
         (driver or self.driver).delete_volume(volume)
         volume.destroy()
 
     def extend_volume(self, volume, size):
-        """Extend a volume, as the manager does."""
-        self.driver.extend_volume(volume, size)
-        volume.size = size
-        volume.save()
+        """Extend a volume."""
+        loaded = self.load(volume)
+        self.driver.extend_volume(loaded, size)
+        loaded.size = volume.size = size
+        loaded.save()
 
     def create_snapshot(self, volume):
         """Make a snapshot of a volume."""
-        snapshot = test_utils.create_snapshot(self.context, volume.id)
-        snapshot = objects.Snapshot.get_by_id(self.context, snapshot.id)
+        snapshot = self.new_snapshot(volume)
         self.driver.create_snapshot(snapshot)
         snapshot.status = fields.SnapshotStatus.AVAILABLE
         snapshot.save()
         return snapshot
 
     def delete_snapshot(self, snapshot, driver=None):
-        """Delete a snapshot, as the manager does."""
+        """Delete a snapshot."""
+        snapshot = self.load(snapshot)
         (driver or self.driver).delete_snapshot(snapshot)
         snapshot.destroy()
 
-    def volume_from_snapshot(self, snapshot, size=1, **values):
-        """Create a volume with the content of a snapshot."""
-        volume = self.new_volume(size, **values)
-        return self.update(volume, self.driver.create_volume_from_snapshot(
-            volume, snapshot))
+    def revert(self, volume, snapshot):
+        """Give a volume the content of a snapshot."""
+        self.driver.revert_to_snapshot(
+            context.get_admin_context(), self.load(volume),
+            self.load(snapshot))
 
-    def clone(self, source, size=1, **values):
+    def volume_from_snapshot(self, snapshot, size=1, **specs):
+        """Create a volume with the content of a snapshot."""
+        volume = self.new_volume(size, **specs)
+        return self.update(volume, self.driver.create_volume_from_snapshot(
+            volume, self.load(snapshot)))
+
+    def clone(self, source, size=1, **specs):
         """Create a volume with the content of another one."""
-        volume = self.new_volume(size, **values)
+        volume = self.new_volume(size, **specs)
         return self.update(volume, self.driver.create_cloned_volume(
-            volume, source))
+            volume, self.load(source)))
+
+    def set_attached(self, volume, attached=True):
+        """Tell the database that a server has the volume."""
+        volume = self.load(volume)
+        volume.attach_status = (fields.VolumeAttachStatus.ATTACHED if attached
+                                else fields.VolumeAttachStatus.DETACHED)
+        volume.save()
 
     # What is in them
 
@@ -438,9 +462,14 @@ class FunctionalTestCase(test.TestCase):
         driver = driver or self.driver
         connector = {'host': 'functional', 'ip': '127.0.0.1'}
         driver.validate_connector(connector)
-        volume = objects.Volume.get_by_id(self.context, volume.id)
         return json.loads(json.dumps(
-            driver.initialize_connection(volume, connector)))
+            driver.initialize_connection(self.load(volume), connector)))
+
+    @staticmethod
+    def make_connector(conn, **values):
+        """Make the os-brick connector of a connection."""
+        return volume_utils.brick_get_connector(conn['driver_volume_type'],
+                                                conn=conn, **values)
 
     @contextlib.contextmanager
     def connected(self, volume, driver=None):
@@ -450,8 +479,7 @@ class FunctionalTestCase(test.TestCase):
         """
         driver = driver or self.driver
         conn = self.connection(volume, driver)
-        connector = volume_utils.brick_get_connector(
-            conn['driver_volume_type'], conn=conn)
+        connector = self.make_connector(conn)
         device = connector.connect_volume(conn['data'])
         try:
             yield device['path'], conn['data']['format']

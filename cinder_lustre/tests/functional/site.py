@@ -167,6 +167,8 @@ class FileSystem:
 class Lustre(FileSystem):
     """The real thing: it cannot be broken from here."""
 
+    faults = ('noflock', 'localflock')
+
     def __init__(self, run, text):
         # For a share that is no Lustre after all.
         self.fstypes = tuple(filter(None, os.environ.get(
@@ -178,21 +180,26 @@ class Lustre(FileSystem):
 
 
 class StandIn(FileSystem):
-    """An imitation, which breaks on demand."""
+    """An imitation, which breaks on demand.
 
-    faults = ('dead-ost', 'frozen', 'full', 'quota')
+    It does not show "localflock" where Lustre does, in the list of mounts.
+    """
+
+    faults = ('dead-ost', 'frozen', 'full', 'noflock', 'quota',
+              'unreachable-mgs')
     fstypes = ('ext4', 'fuse.lustre')
 
-    def __init__(self, run, quota=False):
-        self._broken = False
+    def __init__(self, run, faults=()):
         if not os.path.exists(STANDIN):
             raise RuntimeError('There is no %s: name a share in '
                                'LUSTRE_TEST_SHARE.' % STANDIN)
+        self._broken = False
         self._name = run.fsname()
-        words = [STANDIN, 'create', '--fsname', self._name, '--size', '32G',
+        words = [STANDIN, 'create', '--fsname', self._name,
+                 '--size', '1536M' if 'full' in faults else '32G',
                  '--dir', run.directory, '--nid', run.nid,
                  '--nid', run.nid.replace('10.', '172.', 1)]
-        if quota:
+        if 'quota' in faults:
             words.append('--fuse')
         super().__init__(run, command(*words).strip())
 
@@ -208,18 +215,34 @@ class StandIn(FileSystem):
         """Let whoever touches the file system hang."""
         self._fault('frozen')
 
-    def fill(self):
-        """Leave no space to write to."""
-        self._fault('enospc', 'on')
+    def fill(self, room=0):
+        """Leave so many bytes to write to."""
+        if not room:
+            self._fault('enospc', 'on')
+            return
+        found = os.statvfs(self.root)
+        with open(self._filler, 'w') as stream:
+            os.posix_fallocate(stream.fileno(), 0,
+                               found.f_bavail * found.f_frsize - room)
 
     def set_quota(self, size):
         """Let its users have so many bytes."""
         self._fault('quota', str(size))
 
+    def cut_off_mgs(self):
+        """Let new mounts wait for an answer."""
+        self._fault('mgs-unreachable', 'on')
+
     def recover(self):
         if self._broken:
             self._fault('recover')
             self._broken = False
+        if os.path.exists(self._filler):
+            os.unlink(self._filler)
+
+    @property
+    def _filler(self):
+        return os.path.join(self.root, 'filler')
 
     def destroy(self):
         command(STANDIN, 'destroy', self._name)
@@ -232,13 +255,14 @@ class Site:
     :ivar path: the directory, through a mount of the harness alone
     """
 
-    def __init__(self, filesystem, name):
+    def __init__(self, filesystem, name, alone):
         self.filesystem = filesystem
         self.path = os.path.join(filesystem.root, name)
         os.mkdir(self.path, mode=0o750)
         self.share = dataclasses.replace(
             filesystem.share,
             subdir=os.path.join(filesystem.share.subdir, name))
+        self._alone = alone
         self._protected = False
 
     def listing(self):
@@ -247,6 +271,11 @@ class Site:
             os.path.relpath(os.path.join(parent, name), self.path)
             for parent, directories, files in os.walk(self.path)
             for name in directories + files)
+
+    def kill_ost(self, *names):
+        """Let whoever asks for these files hang."""
+        self.filesystem.kill_ost([os.path.join(self.path, name)
+                                  for name in names])
 
     def protect(self):
         """Let nobody, not even root, make files in it."""
@@ -262,7 +291,10 @@ class Site:
 
     def remove(self):
         """Remove it with all that it holds."""
-        shutil.rmtree(self.path)
+        if self._alone:
+            self.filesystem.destroy()
+        else:
+            shutil.rmtree(self.path)
 
 
 class Sites:
@@ -270,34 +302,31 @@ class Sites:
 
     def __init__(self):
         self.run = Run()
+        self._text = os.environ.get('LUSTRE_TEST_SHARE')
         self._filesystem = None
 
     def why_not(self, *faults):
-        """The first fault that shares here cannot have, or None."""
-        kind = Lustre if 'LUSTRE_TEST_SHARE' in os.environ else StandIn
+        """Say which fault the shares of this run cannot have, or None."""
+        kind = Lustre if self._text else StandIn
         for fault in faults:
             if fault not in kind.faults:
-                return 'the share of this run cannot have the fault "%s"' % (
-                    fault)
+                return 'the share of this run cannot have "%s"' % fault
         return None
 
     def make(self, *faults):
-        """Make a site on the file system that all tests share.
+        """Make a site.
 
-        :param faults: what it must be able to suffer; it then lies on a file
+        :param faults: what will happen to it; an imitation then gets a file
                        system of its own
-        :returns: the site; destroy its file system if it has one of its own
         """
-        if faults:
-            filesystem = StandIn(self.run, quota='quota' in faults)
-        else:
-            filesystem = self._shared()
+        alone = bool(faults) and not self._text
+        filesystem = (StandIn(self.run, faults) if alone
+                      else self._shared_filesystem())
         return Site(filesystem, '%s.%d' % (self.run.name,
-                                           next(self.run.numbers)))
+                                           next(self.run.numbers)), alone)
 
-    def _shared(self):
+    def _shared_filesystem(self):
         if self._filesystem is None:
-            text = os.environ.get('LUSTRE_TEST_SHARE')
-            self._filesystem = (Lustre(self.run, text) if text
+            self._filesystem = (Lustre(self.run, self._text) if self._text
                                 else StandIn(self.run))
         return self._filesystem

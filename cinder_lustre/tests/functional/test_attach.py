@@ -16,9 +16,6 @@ import json
 import os
 
 from cinder import exception
-from cinder import objects
-from cinder.objects import fields
-from cinder.volume import volume_utils
 import ddt
 from oslo_utils import units
 
@@ -31,10 +28,6 @@ FORMATS = ('raw', 'qcow2')
 
 @ddt.ddt
 class AttachTestCase(base.FunctionalTestCase):
-
-    def make_connector(self, conn, **values):
-        return volume_utils.brick_get_connector(conn['driver_volume_type'],
-                                                conn=conn, **values)
 
     @ddt.idata(FORMATS)
     def test_connection(self, fmt):
@@ -118,8 +111,7 @@ class AttachTestCase(base.FunctionalTestCase):
     def test_extend_while_attached(self):
         volume = self.create_volume()
         content = self.write(volume).grown(2 * units.Gi)
-        volume.attach_status = fields.VolumeAttachStatus.ATTACHED
-        volume.save()
+        self.set_attached(volume)
         with self.attached(volume) as stream:
             self.extend_volume(volume, 2)
             self.assertIsNone(content.difference(stream))
@@ -129,9 +121,8 @@ class AttachTestCase(base.FunctionalTestCase):
 
     def test_qcow2_volume_is_not_extended_while_attached(self):
         volume = self.create_volume(fmt='qcow2')
-        volume.attach_status = fields.VolumeAttachStatus.ATTACHED
-        volume.save()
-        self.assertRaises(exception.InvalidVolume, self.driver.extend_volume,
+        self.set_attached(volume)
+        self.assertRaises(exception.InvalidVolume, self.extend_volume,
                           volume, 2)
         conn = self.connection(volume)
         self.assertEqual(units.Gi, self.make_connector(conn).extend_volume(
@@ -191,8 +182,7 @@ class AttachTestCase(base.FunctionalTestCase):
         directory = self.directory_of(self.driver)
         # As after a reboot.
         sites.command('umount', directory)
-        self.driver.ensure_export(self.context, objects.Volume.get_by_id(
-            self.context, volume.id))
+        self.driver.ensure_export(self.context, self.load(volume))
         self.assertTrue(os.path.ismount(directory))
         self.assertIsNone(self.driver.create_export(self.context, volume,
                                                     {}))

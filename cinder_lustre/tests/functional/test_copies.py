@@ -16,7 +16,6 @@ import itertools
 import os
 
 from cinder import exception
-from cinder.objects import fields
 import ddt
 from oslo_utils import units
 
@@ -109,8 +108,7 @@ class CopiesTestCase(base.FunctionalTestCase):
 
     def test_copy_of_an_attached_volume(self):
         source = self.create_volume()
-        source.attach_status = fields.VolumeAttachStatus.ATTACHED
-        source.save()
+        self.set_attached(source)
         before = self.site.listing()
         self.assertRaises(exception.InvalidVolume, self.clone, source)
         self.assertEqual(before, self.site.listing())

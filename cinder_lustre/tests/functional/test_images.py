@@ -16,7 +16,6 @@ import itertools
 import os
 
 from cinder import exception
-from cinder.objects import fields
 import ddt
 from oslo_utils import units
 
@@ -47,16 +46,16 @@ class ImagesTestCase(base.FunctionalTestCase):
         os.unlink(raw)
         return image, content
 
-    def load(self, volume, image):
-        self.driver.copy_image_to_volume(self.context, volume, self.images,
-                                         image['id'])
+    def download(self, volume, image):
+        self.driver.copy_image_to_volume(
+            self.context, self.load(volume), self.images, image['id'])
 
     @ddt.idata(itertools.product(FORMATS, FORMATS))
     @ddt.unpack
     def test_image_to_volume(self, disk_format, fmt):
         volume = self.create_volume(fmt=fmt)
         image, content = self.make_image(disk_format)
-        self.load(volume, image)
+        self.download(volume, image)
         self.assert_content(content.grown(units.Gi), volume)
         self.assertLess(self.allocated(volume), LITTLE)
         self.assertEqual(fmt, self.connection(volume)['data']['format'])
@@ -64,14 +63,14 @@ class ImagesTestCase(base.FunctionalTestCase):
     def test_image_to_thick_volume(self):
         volume = self.create_volume(provisioning='thick')
         image, content = self.make_image('qcow2')
-        self.load(volume, image)
+        self.download(volume, image)
         self.assert_content(content.grown(units.Gi), volume)
         self.assertGreaterEqual(self.allocated(volume), units.Gi)
 
     def test_image_as_large_as_the_volume(self):
         volume = self.create_volume()
         image, content = self.make_image('qcow2', units.Gi)
-        self.load(volume, image)
+        self.download(volume, image)
         self.assert_content(content, volume)
 
     def test_image_that_is_too_large(self):
@@ -79,8 +78,8 @@ class ImagesTestCase(base.FunctionalTestCase):
         content = self.write(volume)
         before = self.site.listing()
         image, _content = self.make_image('qcow2', units.Gi + units.Mi)
-        self.assertRaises(exception.ImageUnacceptable, self.load, volume,
-                          image)
+        self.assertRaises(exception.ImageUnacceptable, self.download,
+                          volume, image)
         self.assertEqual(before, self.site.listing())
         self.assert_content(content, volume)
 
@@ -91,8 +90,8 @@ class ImagesTestCase(base.FunctionalTestCase):
         image = self.images.add('qcow2')
         with open(self.images.path(image), 'wb') as stream:
             stream.write(b'junk' * 4096)
-        self.assertRaises(exception.ImageUnacceptable, self.load, volume,
-                          image)
+        self.assertRaises(exception.ImageUnacceptable, self.download,
+                          volume, image)
         self.assertEqual(before, self.site.listing())
         self.assert_content(content, volume)
 
@@ -102,15 +101,15 @@ class ImagesTestCase(base.FunctionalTestCase):
         self.create_snapshot(volume)
         before = self.site.listing()
         image, _content = self.make_image('raw')
-        self.assertRaises(exception.VolumeBackendAPIException, self.load,
+        self.assertRaises(exception.VolumeBackendAPIException, self.download,
                           volume, image)
         self.assertEqual(before, self.site.listing())
         self.assert_content(content, volume)
 
     def upload(self, volume, disk_format):
         image = self.images.add(disk_format)
-        self.driver.copy_volume_to_image(self.context, volume, self.images,
-                                         image)
+        self.driver.copy_volume_to_image(
+            self.context, self.load(volume), self.images, image)
         return image
 
     @ddt.idata(itertools.product(FORMATS, FORMATS))
@@ -133,8 +132,7 @@ class ImagesTestCase(base.FunctionalTestCase):
 
     def test_attached_volume_to_image(self):
         volume = self.create_volume()
-        volume.attach_status = fields.VolumeAttachStatus.ATTACHED
-        volume.save()
+        self.set_attached(volume)
         self.assertRaises(exception.InvalidVolume, self.upload, volume, 'raw')
 
     def test_there_and_back(self):
@@ -143,5 +141,5 @@ class ImagesTestCase(base.FunctionalTestCase):
         image = self.upload(volume, 'qcow2')
         self.delete_volume(volume)
         volume = self.create_volume(2)
-        self.load(volume, image)
+        self.download(volume, image)
         self.assert_content(content.grown(2 * units.Gi), volume)

@@ -17,7 +17,6 @@ import json
 import os
 
 from cinder import exception
-from cinder.objects import fields
 import ddt
 from oslo_utils import units
 
@@ -125,16 +124,14 @@ class SnapshotsTestCase(base.FunctionalTestCase):
     def test_attached_volume(self):
         volume = self.create_volume()
         snapshot = self.create_snapshot(volume)
-        volume.attach_status = fields.VolumeAttachStatus.ATTACHED
-        volume.save()
+        self.set_attached(volume)
         before = self.site.listing()
         self.assertRaises(exception.InvalidVolume, self.create_snapshot,
                           volume)
-        self.assertRaises(exception.InvalidVolume, self.driver.delete_snapshot,
-                          snapshot.get_by_id(self.context, snapshot.id))
+        self.assertRaises(exception.InvalidVolume, self.delete_snapshot,
+                          snapshot)
         self.assertEqual(before, self.site.listing())
-        volume.attach_status = fields.VolumeAttachStatus.DETACHED
-        volume.save()
+        self.set_attached(volume, False)
 
     def test_overlay_that_refers_elsewhere(self):
         volume = self.create_volume()
@@ -159,13 +156,12 @@ class SnapshotsTestCase(base.FunctionalTestCase):
     def test_revert(self, fmt):
         volume, (first, second), contents = self.make_chain(fmt, 2)
         self.extend_volume(volume, 2)
-        self.driver.revert_to_snapshot(self.context, volume, second)
+        self.revert(volume, second)
         self.assert_content(contents[1].grown(2 * units.Gi), volume)
-        self.assertRaises(exception.VolumeBackendAPIException,
-                          self.driver.revert_to_snapshot, self.context,
+        self.assertRaises(exception.VolumeBackendAPIException, self.revert,
                           volume, first)
         self.delete_snapshot(second)
-        self.driver.revert_to_snapshot(self.context, volume, first)
+        self.revert(volume, first)
         self.assert_content(contents[0].grown(2 * units.Gi), volume)
         self.delete_snapshot(first)
         self.assert_content(contents[0].grown(2 * units.Gi), volume)
