@@ -82,7 +82,7 @@ def status(lab, args):
         print(f'  {name:18} {info["statename"]:9} {info["description"]}')
     silent = []
     if {'keystone', 'cinder'} <= set(running):
-        silent = openstack.silent(lab, rest.Client(lab), 0)
+        silent = openstack.silent(rest.Client(lab), 0)
         print('cinder  ' + ('does not hear of: ' + ', '.join(silent)
                             if silent else 'all services report'))
     if args.memory:

@@ -25,6 +25,7 @@ from cinder_lab import services
 from cinder_lab import state
 from cinder_lab import supervisor
 
+TEMPLATES = pathlib.Path(__file__).parents[1] / 'templates'
 # API: WSGI module, processes, threads of each, further lines.
 UWSGI = {
     'keystone': ('keystone.wsgi.api', 2, 1, ''),
@@ -99,7 +100,7 @@ def write_all(lab, development_fstypes):
 
 def _render(name, values):
     return string.Template(
-        (host.TEMPLATES / name).read_text()).substitute(values)
+        (TEMPLATES / name).read_text()).substitute(values)
 
 
 def _values(lab, development_fstypes):

@@ -22,8 +22,6 @@ import pwd
 from cinder_lab import commands
 from cinder_lab import state
 
-TEMPLATES = pathlib.Path(__file__).parents[1] / 'templates'
-
 
 def sudoers_file(base):
     return pathlib.Path(f'/etc/sudoers.d/cinder-lustre-lab-{base}')

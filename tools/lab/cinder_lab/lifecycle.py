@@ -132,7 +132,7 @@ def _await_reports(lab, control, since):
     client = rest.Client(lab)
     deadline = time.monotonic() + 300
     while True:
-        missing = openstack.silent(lab, client, since)
+        missing = openstack.silent(client, since)
         if not missing:
             return
         for name in {name.split()[0] for name in missing}:

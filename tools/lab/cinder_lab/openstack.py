@@ -95,7 +95,7 @@ def fill_catalog(lab):
     client = rest.Client(lab)
 
     def find(kind, filters, **body):
-        plural = kind + 's' if kind != 'policy' else 'policies'
+        plural = kind + 's'
         query = '&'.join(f'{key}={value}' for key, value in filters.items())
         found = client.keystone('GET', f'/{plural}?{query}')[plural]
         return (found or [client.keystone(
@@ -127,7 +127,7 @@ def create_types(lab):
                 'name': name, 'extra_specs': specs}})
 
 
-def reporting(lab, client):
+def reporting(client):
     """Cinder's services: (binary, host) to the time of the last report."""
     return {(entry['binary'], entry['host']): entry
             for entry in client.cinder('GET', '/os-services')['services']}
@@ -139,9 +139,9 @@ def wanted():
               for name in services.BACKENDS)]
 
 
-def silent(lab, client, since):
+def silent(client, since):
     """Which of Cinder's services have not reported since a moment."""
-    seen = reporting(lab, client)
+    seen = reporting(client)
     return [' '.join(key) for key in wanted()
             if key not in seen or seen[key]['state'] != 'up'
             or datetime.datetime.fromisoformat(

@@ -20,7 +20,6 @@ import fixtures
 import testtools
 
 from cinder_lab import config
-from cinder_lab import host
 from cinder_lab import report
 from cinder_lab import services
 from cinder_lab import state
@@ -41,7 +40,7 @@ class ConfigurationTestCase(testtools.TestCase):
         values = config._values(self.lab, 'ext4') | dict.fromkeys(
             ('port', 'password', 'module', 'processes', 'threads', 'extra'),
             'x')
-        for path in host.TEMPLATES.iterdir():
+        for path in config.TEMPLATES.iterdir():
             text = string.Template(path.read_text()).substitute(values)
             self.assertNotIn('$', text)
 
