@@ -349,15 +349,19 @@ class _new:
 
     def __exit__(self, kind, value, trace):
         rec = self._record
+        complete = False
         try:
             if kind is None:
                 os.rename(_temporary(rec), rec.path(rec.active))
                 record.sync_directory(rec.root)
                 rec.finish()
-            else:
-                self._undo()
+                complete = True
         finally:
-            self._fence.__exit__(None, None, None)
+            try:
+                if not complete:
+                    self._undo()
+            finally:
+                self._fence.__exit__(None, None, None)
 
     def _undo(self):
         record.remove_file(_temporary(self._record))

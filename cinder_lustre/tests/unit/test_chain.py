@@ -197,6 +197,14 @@ class CreateTestCase(ChainTestCase):
                               VOLUME, 'qcow2', SIZE, thick=True)
         self.assertEqual([], self.share.files())
 
+    def test_a_share_that_becomes_full_at_the_end(self):
+        with mock.patch.object(record.Record, 'finish', autospec=True,
+                               side_effect=exception.NoSpace(
+                                   path=BASE, reason='full')):
+            self.assertRaises(exception.NoSpace, chain.create, self.root,
+                              VOLUME, 'raw', SIZE)
+        self.assertEqual([], self.share.files())
+
     def test_another_error_of_fallocate(self):
         self.fallocate(errno.EIO)
         error = self.assertRaises(OSError, chain.create, self.root, VOLUME,
