@@ -323,8 +323,9 @@ def sync_directory(path):
 def _replace(path, content, mode):
     temporary = _temporary(path)
     try:
-        descriptor = os.open(temporary,
-                             os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with open(descriptor, 'wb') as stream:
             stream.write(_serialise(content))
             stream.flush()

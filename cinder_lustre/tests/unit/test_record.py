@@ -245,6 +245,17 @@ class ContentTestCase(RecordTestCase):
             self.assertEqual(before, self.share.record(VOLUME))
             self.assertEqual(files, self.share.files())
 
+    def test_nothing_is_written_through_a_link(self):
+        rec = self.make()
+        target = self.share.path('elsewhere')
+        with open(target, 'w') as stream:
+            stream.write('precious')
+        os.symlink(target, record._temporary(self.share.sidecar(VOLUME)))
+        error = self.assertRaises(OSError, rec.begin, 'x')
+        self.assertEqual(errno.ELOOP, error.errno)
+        with open(target) as stream:
+            self.assertEqual('precious', stream.read())
+
     def test_another_failure_is_raised_as_it_is(self):
         rec = self.make()
         before = self.share.record(VOLUME)
