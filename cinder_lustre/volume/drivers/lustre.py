@@ -229,7 +229,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             self._remotefsclient.mount(
                 self._sources.get(identity, identity),
                 (self.shares.get(identity) or '').split())
-        except lustre_exception.LustreException as exc:
+        except (lustre_exception.LustreException, OSError) as exc:
             raise exception.VolumeBackendAPIException(data=str(exc)) from exc
 
     @staticmethod
@@ -274,8 +274,13 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def _get_provisioned_capacity(self):
         """GiB that Cinder has promised on this backend, from its database."""
-        _count, size = db.volume_data_get_for_host(
-            cinder_context.get_admin_context(), self.host)
+        admin = cinder_context.get_admin_context()
+        if self.cluster_name:
+            # The hosts of a cluster speak for the volumes of all of them.
+            _count, size, _metadata = db.get_volume_summary(
+                admin, False, {'cluster_name': self.cluster_name})
+        else:
+            _count, size = db.volume_data_get_for_host(admin, self.host)
         return float(size)
 
     def _find_share(self, volume):
@@ -362,6 +367,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
         :returns: its layout; volume.provider_location is set
         """
+        # Another backend may have failed to make it before, on its own share.
+        volume.provider_location = None
         if volume.encryption_key_id:
             raise exception.VolumeDriverException(
                 message=_('Encrypted volumes are not supported on Lustre '
@@ -501,7 +508,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def _delete_snapshot(self, snapshot):
         volume = snapshot.volume
-        self._refuse_attached(volume, _('relieved of a snapshot'))
+        if self._is_volume_attached(volume):
+            # Nothing is wrong with the snapshot: it is to stay available.
+            raise exception.SnapshotIsBusy(
+                _('snapshot %(snapshot)s cannot be deleted while volume '
+                  '%(volume)s is attached. Detach it first.')
+                % {'snapshot': snapshot.id, 'volume': volume.id})
         layout = self._run_on(chain.delete_snapshot, volume, snapshot.id)
         self._save_format(volume, layout['format'])
 

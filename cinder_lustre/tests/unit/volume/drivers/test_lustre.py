@@ -435,6 +435,12 @@ class LustreDriverTestCase(DriverTestCase):
         # The configuration says where a share is, not a volume's record.
         self.assertEqual([(SHARE, [])] * 3, self.mounts)
 
+    def test_ensure_share_mounted_on_a_host_without_room(self):
+        with mock.patch.object(self.driver._remotefsclient, 'mount',
+                               side_effect=OSError(errno.ENOSPC, 'full')):
+            self.assertRaises(exception.VolumeBackendAPIException,
+                              self.driver._ensure_share_mounted, IDENTITY)
+
     def test_ensure_shares_mounted_should_save_mounting_successfully(self):
         self.driver = self.new_driver(lustre_shares=[SHARE, SECOND])
         self.driver._mounted_shares = []
@@ -840,6 +846,14 @@ class SharesTestCase(DriverTestCase):
         self.driver.delete_volume(volume)
         self.assertEqual(set(), self.files())
 
+    def test_location_that_another_backend_has_left(self):
+        volume = self.new_volume(provider_location=SECOND_IDENTITY)
+        self.down.add(IDENTITY)
+        self.driver._mounted_shares = []
+        self.assertRaises(exception.RemoteFSNoSharesMounted,
+                          self.driver.create_volume, volume)
+        self.assertIsNone(volume.provider_location)
+
     def test_start_while_a_share_is_down(self):
         self.down.add(IDENTITY)
         self.driver = self.new_driver(lustre_shares=[SHARE, SECOND])
@@ -986,6 +1000,17 @@ class CapacityTestCase(DriverTestCase):
                           self.driver._find_share, volume)
         for identity in (IDENTITY, SECOND_IDENTITY):
             self.assertIn('Share %s is full.' % identity, self.log.output)
+
+    def test_provisioned_capacity_of_a_cluster(self):
+        """Each host of a cluster speaks for all of them."""
+        self.driver.cluster_name = 'cluster@' + BACKEND
+        for size, host, cluster in (
+                (3, POOL, self.driver.cluster_name + '#Lustre'),
+                (4, 'host-2@lustre-1#Lustre', self.driver.cluster_name),
+                (8, POOL, None),
+                (16, 'host-3@lustre-1#Lustre', 'cluster@other#Lustre')):
+            self.new_volume(size, host=host, cluster_name=cluster)
+        self.assertEqual(3 + 4, self.driver._get_provisioned_capacity())
 
     def test_over_subscription_that_the_scheduler_computes(self):
         self.set_options(max_over_subscription_ratio='auto')
@@ -1257,7 +1282,12 @@ class RefusalTestCase(DriverTestCase):
         snapshot, = self.snapshots
         snapshot = type(snapshot).get_by_id(self.context, snapshot.id)
         self.assertEqual(volume.id, snapshot.volume.id)
-        self.assert_refused('snapshot', self.driver.delete_snapshot, snapshot)
+        before = self.files()
+        # With this error alone Cinder leaves the snapshot available.
+        error = self.assertRaises(exception.SnapshotIsBusy,
+                                  self.driver.delete_snapshot, snapshot)
+        self.assertIn('Detach it first.', str(error))
+        self.assertEqual(before, self.files())
 
     def test_revert_of_an_attached_volume(self):
         volume = self.attached(snapshots=1)
