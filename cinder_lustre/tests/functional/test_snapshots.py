@@ -128,7 +128,7 @@ class SnapshotsTestCase(base.FunctionalTestCase):
         before = self.site.listing()
         self.assertRaises(exception.InvalidVolume, self.create_snapshot,
                           volume)
-        self.assertRaises(exception.InvalidVolume, self.delete_snapshot,
+        self.assertRaises(exception.SnapshotIsBusy, self.delete_snapshot,
                           snapshot)
         self.assertEqual(before, self.site.listing())
         self.set_attached(volume, False)
