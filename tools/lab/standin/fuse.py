@@ -254,8 +254,9 @@ class Share:
 
     def fallocate(self, header, body):
         handle, offset, length, mode = struct.unpack_from('<QQQI', body)
+        blocks = os.fstat(handle).st_blocks
         if mode in (0, _KEEP_SIZE) and self.over_quota(
-                length - os.fstat(handle).st_blocks * 512):
+                min(length, offset + length - blocks * 512)):
             # As Lustre: the size without the blocks, and root too.
             if mode == 0 and os.fstat(handle).st_size < offset + length:
                 os.ftruncate(handle, offset + length)
