@@ -56,6 +56,8 @@ class Stage:
     limit: int
     tests: bool = False
     needs: tuple = ('install',)
+    # How many lines of its log are of interest when it has passed.
+    show: int = 0
 
 
 def _tox(name, *envs, limit=300, tests=False):
@@ -86,7 +88,8 @@ TOX_STAGES = (
 )
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
-    Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',)),
+    Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
+          show=40),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
     # Its logs stay with the others.
     Stage('lab-clean', ('bash', '-c', 'cp -rT "$LAB_PREFIX/log" "$0"; '
@@ -234,9 +237,10 @@ def perform(stage, outcomes):
     if stage.tests:
         count(outcome, recorded)
     outcome.seconds = time.time() - started
-    if outcome.reasons:
+    lines = LOG_LINES if outcome.reasons else stage.show
+    if lines:
         print(f'--- the end of {os.path.relpath(log_path(stage), ROOT)}')
-        print('\n'.join(log_tail(stage, LOG_LINES)))
+        print('\n'.join(log_tail(stage, lines)))
         print('---')
     say(f'{stage.name} {outcome.word} after {outcome.seconds:.0f} s')
     for reason in outcome.reasons:
