@@ -375,6 +375,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                           'yet. Use a volume type without encryption.'))
         layout = self._layout_of(volume)
         volume.provider_location = self._find_share(volume)
+        # Before there are files: a deletion after a crash must find them.
+        volume.save()
         return layout
 
     @staticmethod

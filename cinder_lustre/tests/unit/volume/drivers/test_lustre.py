@@ -846,6 +846,17 @@ class SharesTestCase(DriverTestCase):
         self.driver.delete_volume(volume)
         self.assertEqual(set(), self.files())
 
+    def test_location_is_known_before_there_are_files(self):
+        volume = self.new_volume()
+
+        class Killed(BaseException):
+            pass
+
+        with mock.patch.object(self.driver, '_run_on', side_effect=Killed):
+            self.assertRaises(Killed, self.driver.create_volume, volume)
+        volume.refresh()
+        self.assertEqual(IDENTITY, volume.provider_location)
+
     def test_location_that_another_backend_has_left(self):
         volume = self.new_volume(provider_location=SECOND_IDENTITY)
         self.down.add(IDENTITY)
