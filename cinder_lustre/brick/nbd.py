@@ -148,11 +148,9 @@ class _Export(io.RawIOBase):
         if self.closed:
             return
         try:
-            self.flush()
-        finally:
-            # The base class flushes as well.
-            self._dirty = False
+            # This flushes, and leaves the file closed in any case.
             super().close()
+        finally:
             self._disconnect()
 
     def _disconnect(self):

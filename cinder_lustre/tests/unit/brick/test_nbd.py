@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import socket
 from unittest import mock
 
 import ddt
@@ -135,12 +136,14 @@ class ContentsTestCase(OpenImageTestCase):
             stream.write(base.noise(3 * units.Mi))
             stream.flush()
             full = os.stat(self.image).st_blocks
-            stream.seek(units.Mi)
+            # Most of the space is where requests meet whole clusters.
+            stream.seek(units.Mi - 4096)
             with mock.patch.object(stream.raw, '_request',
                                    wraps=stream.raw._request) as request:
-                stream.write(bytes(units.Mi))
+                stream.write(bytes(4096 + units.Mi))
                 stream.flush()
-            self.assertEqual([mock.call(nbd._WRITE_ZEROES, units.Mi),
+            self.assertEqual([mock.call(nbd._WRITE_ZEROES, 4096),
+                              mock.call(nbd._WRITE_ZEROES, units.Mi),
                               mock.call(nbd._FLUSH)], request.mock_calls)
         self.assertLess(os.stat(self.image).st_blocks, full)
         data = [each for each in self._map() if each['data']]
@@ -157,6 +160,8 @@ class ContentsTestCase(OpenImageTestCase):
             stream.flush()
             self.assertNotIn(nbd._WRITE_ZEROES,
                              [call.args[0] for call in request.mock_calls])
+        # qemu-nbd finds them then.
+        self.assertFalse([each for each in self._map() if each['data']])
         self.assertEqual(bytes(SIZE), self.contents(self.image))
 
     def test_images_below(self):
@@ -180,7 +185,7 @@ class ContentsTestCase(OpenImageTestCase):
         with open(self.image, 'rb') as stream:
             before = stream.read()
         with self.open(read_only=True) as stream:
-            self.assertFalse(stream.writable())
+            self.assertFalse(stream.raw.writable())
             self.assertEqual(base.noise(SIZE), stream.read(SIZE))
             self.assertRaises(io.UnsupportedOperation, stream.write, b'x')
             # The server refuses as well.
@@ -246,6 +251,7 @@ class FailureTestCase(OpenImageTestCase):
     def test_silence_later(self):
         with mock.patch.object(nbd, '_IO_TIMEOUT', 1):
             stream = self.open()
+        self.assertEqual(1, stream.raw._sock.gettimeout())
         stream.write(base.noise(units.Mi))
         self.freeze(stream)
         error = self.assertRaises(TimeoutError, stream.flush)
@@ -304,6 +310,53 @@ class FailureTestCase(OpenImageTestCase):
         with mock.patch.object(stream.raw._server, 'stop', return_value=None):
             self.assertRaises(TimeoutError, stream.close)
         stream.raw._server.stop()
+
+
+@ddt.ddt(testNameFormat=ddt.TestNameFormat.INDEX_ONLY)
+class ProtocolTestCase(OpenImageTestCase):
+
+    GREETING = nbd._GREETING.pack(nbd._MAGIC, nbd._OPTION_MAGIC, 3)
+
+    def reply(self, kind, content=b'', magic=nbd._OPTION_REPLY_MAGIC):
+        return nbd._OPTION_REPLY.pack(magic, nbd._OPT_GO, kind,
+                                      len(content)) + content
+
+    def negotiate(self, *replies):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(b''.join(replies))
+            theirs.shutdown(socket.SHUT_WR)
+            return nbd._negotiate(ours)
+
+    def test_information_that_was_not_asked_for(self):
+        export = nbd._EXPORT.pack(nbd._INFO_EXPORT, SIZE, 77)
+        self.assertEqual((SIZE, 77), self.negotiate(
+            self.GREETING, self.reply(nbd._REP_INFO, b'\0\3' + bytes(12)),
+            self.reply(nbd._REP_INFO, export), self.reply(nbd._REP_ACK)))
+
+    @ddt.data(
+        (b'HTTP/1.1 400 Bad Request',),
+        (GREETING,),
+        (GREETING, (1 << 31 | 6,)),
+        (GREETING, (nbd._REP_ACK, b'', 4711)),
+        (nbd._GREETING.pack(nbd._MAGIC, b'OLDSTYLE', 3), (nbd._REP_ACK,)),
+    )
+    def test_other_servers(self, replies):
+        self.assertRaises(OSError, self.negotiate, *(
+            each if isinstance(each, bytes) else self.reply(*each)
+            for each in replies))
+
+    @ddt.data((nbd._REPLY_MAGIC, 2), (4711, 1))
+    @ddt.unpack
+    def test_answer_to_another_request(self, magic, number):
+        stream = self.open()
+        ours, theirs = socket.socketpair()
+        with theirs, ours, mock.patch.object(stream.raw, '_sock', ours):
+            theirs.sendall(nbd._REPLY.pack(magic, 0, number))
+            theirs.shutdown(socket.SHUT_WR)
+            error = self.assertRaises(OSError, stream.read, 1)
+            self.assertIn(os.strerror(errno.EPROTO), str(error))
+            self.assertRaises(OSError, stream.read, 1)
 
 
 class EventletTestCase(OpenImageTestCase):
