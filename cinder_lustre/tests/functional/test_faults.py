@@ -204,7 +204,7 @@ class HangTestCase(FaultsTestCase):
         succeed runs outside, or until it does.
         """
         group = self.driver.configuration.config_group
-        CONF.set_override('lustre_operation_timeout', 2, group)
+        CONF.set_override('lustre_operation_timeout', 5, group)
         yield
         CONF.clear_override('lustre_operation_timeout', group)
 

@@ -83,6 +83,14 @@ class MountChecksTestCase(MountsTestCase):
         self.assertEqual(1, len(mount.mounts_on(self.path)))
         self.assert_up()
 
+    def test_options(self):
+        share = dataclasses.replace(self.site.share, options='noatime')
+        self.driver = self.make_driver(share,
+                                       lustre_mount_options='nosuid,nodev')
+        self.assert_up()
+        options = mount.mounts_on(self.path)[-1].options
+        self.assertLessEqual({'noatime', 'nosuid', 'nodev'}, set(options))
+
     def test_another_type(self):
         self.mount_tmpfs(self.make_mount_point())
         self.set_up()
@@ -381,6 +389,8 @@ class UnreachableTestCase(base.FunctionalTestCase):
 
     def test_unreachable_mgs(self):
         good = self.make_site()
+        # Not even this could be mounted in a second on a loaded machine.
+        self.make_driver(good.share)
         self.site.filesystem.cut_off_mgs()
         self.driver = self.make_driver(
             self.site.share, good.share, lustre_mount_timeout=1)
