@@ -216,10 +216,8 @@ class Worker:
     def _reap(self, proc, grace, hanging=_find_child):
         """Collect a child that is about to end, or count it as stuck."""
         deadline = time.monotonic() + grace
-        try:
-            proc.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
+        pause = 0.001
+        # Not proc.wait(): eventlet 0.40 has a TimeoutExpired of its own.
         while hanging(proc):
             if time.monotonic() >= deadline:
                 LOG.warning('Process %(pid)s, working on share %(share)s, '
@@ -230,7 +228,8 @@ class Worker:
                 with self._lock:
                     self._stuck.append((proc, hanging))
                 return
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
 
 
 def environment():

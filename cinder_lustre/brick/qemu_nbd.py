@@ -27,6 +27,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from cinder_lustre import exception
 
@@ -88,11 +89,15 @@ class Server:
         """
         self.sock.close()
         self._proc.stdin.close()
+        deadline = time.monotonic() + grace
         try:
-            return self._proc.wait(grace)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._proc.pid, signal.SIGKILL)
-            return None
+            # Not wait(): eventlet 0.40 has a TimeoutExpired of its own.
+            while self._proc.poll() is None:
+                if time.monotonic() >= deadline:
+                    os.killpg(self._proc.pid, signal.SIGKILL)
+                    return None
+                time.sleep(0.01)
+            return self._proc.returncode
         finally:
             self.errors()
             self._stderr.close()
