@@ -32,6 +32,8 @@ from cinder import context
 from cinder import coordination
 from cinder import exception
 from cinder.image import image_utils
+from cinder import interface
+from cinder.interface import volume_driver
 from cinder.objects import fields
 from cinder.tests.unit import fake_constants as fake
 from cinder.tests.unit import test
@@ -610,6 +612,8 @@ class LustreDriverTestCase(DriverTestCase):
         self.assertEqual({'active': names[1], snapshots[0].id: names[0],
                           snapshots[1].id: names[1]},
                          self.driver._read_info_file(path))
+        self.assertEqual(names[1],
+                         self.driver.get_active_image_from_info(volume))
 
     def test_extend_volume(self):
         for fmt in ('raw', 'qcow2'):
@@ -742,6 +746,32 @@ class LustreDriverTestCase(DriverTestCase):
             # Nothing of the chain is left in it.
             self.assertNotIn('backing-filename',
                              self.info('qcow2', self._image_path()))
+
+
+class InterfaceTestCase(test.TestCase):
+    """What Cinder asks of every driver; its own test for it sees nothing."""
+
+    def test_core_methods(self):
+        names = []
+        for name, method in inspect.getmembers(
+                volume_driver.VolumeDriverCore, inspect.isfunction):
+            names.append(name)
+            required = [parameter for parameter in
+                        inspect.signature(method).parameters.values()
+                        if parameter.default is parameter.empty]
+            ours = getattr(lustre.LustreDriver, name)
+            if not isinstance(ours, property):
+                # Raises TypeError where Cinder's call would.
+                inspect.signature(ours).bind(*required)
+        self.assertIn('initialize_connection', names)
+
+    def test_attributes(self):
+        self.assertIn(lustre.LustreDriver, interface._volume_register)
+        self.assertRegex(lustre.LustreDriver.VERSION, r'^\d+\.\d+\.\d+$')
+        self.assertIn('%s - ' % lustre.LustreDriver.VERSION,
+                      lustre.LustreDriver.__doc__)
+        self.assertNotIn(lustre.LustreDriver.CI_WIKI_NAME, (None, ''))
+        self.assertTrue(lustre.LustreDriver.SUPPORTED)
 
 
 @ddt.ddt
