@@ -51,15 +51,14 @@ def create(root, volume, fmt, size, thick=False):
     return _description(rec)
 
 
-def copy(root, volume, snapshot, target_root, target, fmt, size, thick=False,
-         live=False):
+def copy(root, volume, snapshot, target_root, target, fmt, size,
+         thick=False):
     """Make a volume from another one or from one of its snapshots.
 
     :param snapshot: the snapshot to read, or None for the volume itself
     :param target_root: the directory of the new volume's share
     :param target: the new volume's name_id
     :param size: bytes, not less than the source has
-    :param live: read although a guest has the source open
     :returns: the description of the new volume
     :raises: SizeMismatch, SnapshotNotFound, and what create() raises
     """
@@ -73,22 +72,21 @@ def copy(root, volume, snapshot, target_root, target, fmt, size, thick=False,
         with _new(target_root, target, fmt, size, thick) as (rec, temporary):
             _make_image(temporary, rec.top)
             qemu_img.convert(source.path(name), layer['format'], temporary,
-                             fmt, live=live, empty_target=True)
+                             fmt, empty_target=True)
             _sync(temporary)
     return _description(rec)
 
 
-def export(root, volume, snapshot, path, fmt, live=False):
+def export(root, volume, snapshot, path, fmt):
     """Write a volume, or a snapshot of it, into a file as one flat image.
 
     :param path: a file outside the share
     :param fmt: any format that qemu-img can write
-    :param live: read although a guest has the volume open
     """
     with _opened(root, volume) as rec:
         name = _source_name(rec, snapshot)
         qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
-                         fmt, live=live)
+                         fmt)
 
 
 def prepare_load(root, volume):
@@ -187,7 +185,7 @@ def describe(root, volume):
     :raises: SizeMismatch when the file's virtual size is larger than the
              record's, which a guest may have brought about
     """
-    with _opened(root, volume) as rec:
+    with _opened(root, volume, mergeable=False) as rec:
         path = rec.path(rec.active)
         actual = _checked_chain(rec, rec.active)
         if actual < rec.top['size']:
@@ -370,11 +368,16 @@ class _new:
 
 
 class _opened:
-    """An existing volume's record, after recovery, under its fence."""
+    """An existing volume's record, after recovery, under its fence.
 
-    def __init__(self, root, volume):
+    :param mergeable: whether an unfinished merge must be finished; without
+                      space for that, the volume itself can still be read
+    """
+
+    def __init__(self, root, volume, mergeable=True):
         self._root = root
         self._volume = volume
+        self._mergeable = mergeable
         self._fence = record.fence(root, volume)
 
     def __enter__(self):
@@ -385,11 +388,20 @@ class _opened:
                 LOG.warning('Recovering volume %(volume)s from the '
                             'interrupted operation %(intent)s.',
                             {'volume': self._volume, 'intent': rec.intent})
-                _recover(rec)
+                self._recover(rec)
             return rec
         except BaseException:
             self._fence.__exit__(None, None, None)
             raise
+
+    def _recover(self, rec):
+        try:
+            _recover(rec)
+        except exception.NoSpace as exc:
+            if self._mergeable or rec.intent['operation'] != 'merge':
+                raise
+            LOG.warning('Going on with volume %(volume)s as it is: %(error)s',
+                        {'volume': self._volume, 'error': exc})
 
     def __exit__(self, kind, value, trace):
         self._fence.__exit__(kind, value, trace)

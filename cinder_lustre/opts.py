@@ -95,6 +95,14 @@ volume_opts = [
 ]
 
 
+def connector_settings(section):
+    """What brick.register() takes, from a section with mount_opts."""
+    return {'development_fstypes': section.lustre_development_fstypes,
+            'mount_options': section.lustre_mount_options,
+            'mount_timeout': section.lustre_mount_timeout,
+            'operation_timeout': section.lustre_operation_timeout}
+
+
 def list_opts():
     """The options of this package, for oslo-config-generator."""
     return [('backend_defaults', mount_opts + volume_opts)]

@@ -31,6 +31,7 @@ import time
 from cinder_lustre import exception
 from cinder_lustre import lfs
 from cinder_lustre import qemu_img
+from cinder_lustre import worker
 
 LOG = logging.getLogger(__name__)
 
@@ -268,6 +269,7 @@ def fence(root, volume, create=False):
                 raise exception.VolumeBusy(volume=volume,
                                            holder=_holder(root, volume)
                                            ) from None
+            worker.progress(None)
             time.sleep(_FENCE_POLL)
             continue
         # A deleted volume takes its lock along; this one may be a ghost.

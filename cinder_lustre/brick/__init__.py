@@ -14,7 +14,7 @@
 
 
 def register(development_fstypes=(), mount_options='flock', mount_timeout=60,
-             operation_timeout=60):
+             operation_timeout=60, copies_contents=False):
     """Teach os-brick, in this process, to connect volumes on Lustre.
 
     May be called again; the last settings count.
@@ -24,6 +24,8 @@ def register(development_fstypes=(), mount_options='flock', mount_timeout=60,
     :param mount_timeout: seconds that a mount may take
     :param operation_timeout: seconds that an operation on a share may be
                               silent
+    :param copies_contents: whether this process copies what it connects byte
+                            by byte, and so wants the disk in a qcow2 file
     """
     # Workers' children, and hosts without os-brick, import this package too.
     from os_brick.initiator import connector as brick_connector
@@ -35,5 +37,6 @@ def register(development_fstypes=(), mount_options='flock', mount_timeout=60,
         'lustre_mount_options': mount_options,
         'lustre_mount_timeout': mount_timeout}
     connector.LustreConnector.operation_timeout = operation_timeout
+    connector.LustreConnector.copies_contents = copies_contents
     brick_connector.get_connector_mapping().setdefault(
         'LUSTRE', 'cinder_lustre.brick.connector.LustreConnector')

@@ -48,6 +48,8 @@ class LustreConnector(remotefs.RemoteFsConnector):
     # What brick.register() sets for this process.
     client_settings = {}
     operation_timeout = 60
+    # Whether this process copies what connect_volume gives it byte by byte.
+    copies_contents = False
     # One breaker for each mount point; a connector serves one attachment.
     _workers = {}
 
@@ -77,12 +79,14 @@ class LustreConnector(remotefs.RemoteFsConnector):
                  CommandFailed, OSError
         """
         path = self._get_volume_path(connection_properties)
-        if not self._expect_raw_disk:
+        image_format = connection_properties.get('format')
+        if not (self._expect_raw_disk or
+                self.copies_contents and image_format == 'qcow2'):
             return {'path': path}
         # What hangs is to hang in a child, not in this process.
         self._virtual_size(path, connection_properties)
         read_only = connection_properties.get('access_mode') == 'ro'
-        if connection_properties['format'] == 'qcow2':
+        if image_format == 'qcow2':
             handle = nbd.open_image(path, read_only, self.operation_timeout)
         else:
             handle = open(path, 'rb' if read_only else 'r+b')

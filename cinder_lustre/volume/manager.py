@@ -27,10 +27,6 @@ class VolumeManager(manager.VolumeManager):
     """Cinder's own, plus the connector."""
 
     def __init__(self, *args, **kwargs):
-        shared = CONF.backend_defaults
-        brick.register(
-            development_fstypes=shared.lustre_development_fstypes,
-            mount_options=shared.lustre_mount_options,
-            mount_timeout=shared.lustre_mount_timeout,
-            operation_timeout=shared.lustre_operation_timeout)
+        brick.register(copies_contents=True,
+                       **opts.connector_settings(CONF.backend_defaults))
         super().__init__(*args, **kwargs)

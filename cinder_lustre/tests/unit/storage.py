@@ -60,6 +60,13 @@ class StorageTestCase(testtools.TestCase):
                 'PATH', directory + os.pathsep + os.environ['PATH']):
             yield directory
 
+    def touch(self, name):
+        """Make an empty file; returns its path."""
+        path = self.share.path(name)
+        os.close(os.open(path, os.O_CREAT))
+        os.chmod(path, 0o660)
+        return path
+
     def assert_same(self, expected, actual):
         """Compare contents without printing them."""
         self.assertEqual(len(expected), len(actual))

@@ -79,13 +79,6 @@ class ChainTestCase(storage.StorageTestCase):
         chain.create(self.root, volume, fmt, size, thick)
         return self.fill(7, volume=volume, offset=MIB + 4096)
 
-    def touch(self, name):
-        """Make an empty file; returns its path."""
-        path = self.share.path(name)
-        os.close(os.open(path, os.O_CREAT))
-        os.chmod(path, 0o660)
-        return path
-
     def fill(self, byte, volume=VOLUME, offset=0, length=128 * 1024):
         """Write into a volume; returns its content."""
         before = bytearray(self.share.content(volume))
@@ -365,18 +358,11 @@ class CopyTestCase(ChainTestCase):
 
     @formats
     def test_a_volume_in_use(self, fmt):
-        content = self.create(fmt)
+        self.create(fmt)
         self.guest()
         self.assertRaises(exception.CommandFailed, chain.copy, self.root,
                           VOLUME, None, self.root, OTHER, 'raw', SIZE)
         self.assertEqual(files_of(VOLUME), self.share.files())
-        chain.copy(self.root, VOLUME, None, self.root, OTHER, 'raw', SIZE,
-                   live=True)
-        self.assert_content(content, OTHER)
-        chain.export(self.root, VOLUME, None, self.share.path('flat'), 'raw',
-                     live=True)
-        self.assert_same(content, self.share.read_file('flat', 'raw'))
-        os.unlink(self.share.path('flat'))
         self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
 
     @ddt.data(*itertools.product(('raw', 'qcow2'),
@@ -387,7 +373,7 @@ class CopyTestCase(ChainTestCase):
         chain.create_snapshot(self.root, VOLUME, ONE)
         contents[None] = self.fill(1)
         for snapshot, content in contents.items():
-            path = self.share.path('image')
+            path = self.touch('image')
             chain.export(self.root, VOLUME, snapshot, path, target)
             exported = self.share.read_file('image', target)
             # Some formats round the size up.
@@ -968,6 +954,13 @@ class SnapshotTestCase(ChainTestCase):
         with self.full_share(code, 'commit'):
             self.assertRaises(exception.NoSpace, chain.delete_snapshot,
                               self.root, VOLUME, ONE)
+            # The volume can still be attached, but nothing more.
+            self.assertEqual(overlay(TWO), chain.describe(
+                self.root, VOLUME)['active'])
+            self.assertRaises(exception.NoSpace, chain.create_snapshot,
+                              self.root, VOLUME, THREE)
+            self.assertRaises(exception.NoSpace, chain.copy, self.root,
+                              VOLUME, ONE, self.root, OTHER, 'raw', SIZE)
         self.assert_contents(contents)
         chain.delete_snapshot(self.root, VOLUME, ONE)
         del contents[ONE]
@@ -1004,22 +997,16 @@ class SnapshotTestCase(ChainTestCase):
         self.killed(target, name, count, chain.create_snapshot, VOLUME, ONE)
         self.assert_gone()
 
-    @ddt.data(*itertools.product(('raw', 'qcow2'), (ONE, TWO, THREE)))
+    @ddt.data(('raw', ONE), ('qcow2', TWO), ('raw', TWO))
     @ddt.unpack
     def test_a_killed_delete(self, fmt, snapshot):
+        # The fault tests find many more points.
         after = None
         for target, name, count in (
                 (os, 'rename', 1), (qemu_img, 'commit', 1),
-                (chain, '_sync', 1), (qemu_img, 'rebase', 1),
-                (chain, '_sync', 2), (record, '_replace', 2),
-                (record, '_replace', 3), (os, 'unlink', 1),
-                (record, '_replace', 4)):
+                (qemu_img, 'rebase', 1), (chain, '_sync', 2),
+                (record, '_replace', 3), (os, 'unlink', 1)):
             contents = self.chain_of(fmt, ONE, TWO, THREE)
-            if snapshot == THREE and (name, count) in (
-                    ('rebase', 1), ('_sync', 2)):
-                # Nothing lies above that could be rebased.
-                self.assert_gone()
-                continue
             self.killed(target, name, count, chain.delete_snapshot, VOLUME,
                         snapshot)
             if name == 'rename':
@@ -1170,7 +1157,7 @@ class TrustTestCase(ChainTestCase):
                 self.assert_content(content, OTHER)
                 self.assert_gone(OTHER)
                 chain.export(self.root, VOLUME, snapshot,
-                             self.share.path('image'), fmt)
+                             self.touch('image'), fmt)
                 self.assert_same(content, self.share.read_file('image', fmt))
                 os.unlink(self.share.path('image'))
 

@@ -77,6 +77,7 @@ class QemuImgTestCase(storage.StorageTestCase):
     def test_convert(self, source, target):
         qemu_img.create(self.share.path('source'), source, 8 * MIB)
         self.share.write_file('source', source, 2 * MIB, 100000, 7)
+        self.touch('target')
         qemu_img.convert(self.share.path('source'), source,
                          self.share.path('target'), target)
         self.assert_same(self.share.read_file('source', source),
@@ -96,6 +97,7 @@ class QemuImgTestCase(storage.StorageTestCase):
     def test_convert_does_not_look_at_what_a_raw_image_holds(self):
         qemu_img.create(self.share.path('source'), 'qcow2', 8 * MIB)
         os.truncate(self.share.path('source'), MIB)
+        self.touch('target')
         qemu_img.convert(self.share.path('source'), 'raw',
                          self.share.path('target'), 'raw')
         with open(self.share.path('source'), 'rb') as stream:

@@ -24,6 +24,8 @@ from cinder import exception
 from cinder.i18n import _
 from cinder.image import image_utils
 from cinder import interface
+from cinder import objects
+from cinder.objects import fields
 from cinder import utils
 from cinder.volume import configuration
 from cinder.volume.drivers import remotefs
@@ -452,6 +454,23 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._refuse_attached(src_vref, _('cloned'))
         return self._copy_volume(src_vref, None, volume)
 
+    def get_backup_device(self, context, backup):
+        """What cinder-backup reads: a volume, or a copy of a snapshot."""
+        try:
+            return super().get_backup_device(context, backup)
+        except Exception as exc:
+            # Nobody waits for an answer: cinder-backup goes on when called.
+            with excutils.save_and_reraise_exception():
+                volume_utils.update_backup_error(backup, str(exc))
+                volume = objects.Volume.get_by_id(context, backup.volume_id)
+                source, status = volume, volume.previous_status
+                if backup.snapshot_id:
+                    source = objects.Snapshot.get_by_id(context,
+                                                        backup.snapshot_id)
+                    status = fields.SnapshotStatus.AVAILABLE
+                source.status = status
+                source.save()
+
     # Images
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
@@ -556,8 +575,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         if layout['size'] > size:
             raise exception.InvalidVolume(
                 reason=_('its file has %(actual)s bytes, more than the '
-                         '%(size)s GiB that Cinder knows of. It is not '
-                         'attached; check what changed it.')
+                         '%(size)s GiB that Cinder knows of. If extending it '
+                         'failed, extend it to that size again; otherwise '
+                         'check what changed it.')
                 % {'actual': layout['size'], 'size': volume.size})
         if layout['size'] < size:
             LOG.warning('Growing volume %(volume)s to the %(size)s GiB that '

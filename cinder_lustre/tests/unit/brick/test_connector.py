@@ -164,6 +164,23 @@ class RawDiskTestCase(ConnectorTestCase):
         stream.close()
         self.assertEqual(contents, self.contents(path, fmt))
 
+    def test_a_process_that_copies_contents(self):
+        """What Cinder copies in a migration is the disk, not its file."""
+        self.addCleanup(brick.register)
+        brick.register(copies_contents=True)
+        path = self.create(NAME, 'qcow2', SIZE)
+        conn = self.connector()
+        properties = self.properties('qcow2')
+        device = conn.connect_volume(properties)
+        self.addCleanup(conn.disconnect_volume, properties, device)
+        device['path'].write(base.noise(units.Mi))
+        conn.disconnect_volume(properties, device)
+        self.assertEqual(base.noise(units.Mi) + bytes(SIZE - units.Mi),
+                         self.contents(path, 'qcow2'))
+        self.assertEqual(
+            path.replace(NAME, 'raw'), conn.connect_volume(
+                self.properties('raw', name='raw'))['path'])
+
     def test_raw_is_never_truncated(self):
         path = self.create(NAME, 'raw', SIZE)
         with open(path, 'r+b') as stream:

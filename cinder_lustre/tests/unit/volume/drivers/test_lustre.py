@@ -34,6 +34,7 @@ from cinder import exception
 from cinder.image import image_utils
 from cinder import interface
 from cinder.interface import volume_driver
+from cinder import objects
 from cinder.objects import fields
 from cinder.tests.unit import fake_constants as fake
 from cinder.tests.unit import test
@@ -1907,3 +1908,38 @@ class BackupTestCase(DriverTestCase):
         self.assertFalse(is_snapshot)
         self.assertEqual(device.id, backup.temp_volume_id)
         self.assert_volume(device, {0: 1})
+
+    def fail_backup(self, volume, error, **values):
+        """Begin a backup that cannot be made."""
+        backup = test_utils.create_backup(self.context, volume.id, **values)
+        self.assertRaises(error, self.driver.get_backup_device, self.context,
+                          backup)
+        backup.refresh()
+        self.assertEqual('error', backup.status)
+        # No temporary volume is left.
+        self.assertEqual([volume.id], [
+            found.id for found in objects.VolumeList.get_all(self.context)])
+        return backup
+
+    def test_backup_of_an_attached_volume(self):
+        """cinder-backup waits for no answer, so the error is in the backup."""
+        volume = self.create_volume()
+        self.set_attached(volume)
+        volume.update({'status': 'backing-up', 'previous_status': 'in-use'})
+        volume.save()
+        backup = self.fail_backup(volume, exception.InvalidVolume)
+        self.assertIn('Detach it first.', backup.fail_reason)
+        volume.refresh()
+        self.assertEqual('in-use', volume.status)
+
+    def test_backup_of_an_unknown_snapshot(self):
+        volume = self.create_volume()
+        snapshot = test_utils.create_snapshot(self.context, volume.id,
+                                              status='backing-up')
+        self.fail_backup(volume, exception.VolumeBackendAPIException,
+                         snapshot_id=snapshot.id)
+        snapshot.refresh()
+        self.assertEqual('available', snapshot.status)
+        volume.refresh()
+        self.assertEqual('available', volume.status)
+        self.assertEqual({volume.name}, self.files())
