@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 
-from cinder_lab import bad_input
+from cinder_lab import broken_shares
 from cinder_lab import host
 from cinder_lab import lifecycle
 from cinder_lab import openstack
@@ -158,9 +158,9 @@ def demo(lab, args):
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
-def bad(lab, args):
+def bad_input(lab, args):
     lifecycle.up(lab)
-    bad_input.run(lab)
+    broken_shares.run(lab)
 
 
 def _execute(lab, command, **variables):
@@ -183,7 +183,7 @@ def parser():
 
     def add(function, text, **options):
         command = commands.add_parser(
-            function.__name__, help=text,
+            function.__name__.replace('_', '-'), help=text,
             description=text[0].upper() + text[1:] + '.', **options)
         command.set_defaults(function=function)
         return command
@@ -204,7 +204,7 @@ def parser():
     each = add(demo, 'run the demonstration on real data, after "up"',
                add_help=False)
     each.add_argument('arguments', nargs=argparse.REMAINDER)
-    add(bad, 'break a share in every known way, and see what happens')
+    add(bad_input, 'break a share in every known way, and see what happens')
     add(clean, 'stop it and remove all of it but the packages')
     return top
 

@@ -135,11 +135,7 @@ class Shares:
                 commands.run('umount', place)
 
     def _start_standin(self):
-        user = pwd.getpwnam(self._lab.user)
-        directory = self._lab.prefix / 'standin'
-        return [standin('create', '--fsname', name, '--size', '20G',
-                        '--dir', str(directory), '--mode', '0750',
-                        '--owner', f'{user.pw_uid}:{user.pw_gid}').strip()
+        return [create_standin(self._lab, name, '20G')
                 for name in fsnames(self._lab.base)]
 
     def stop(self):
@@ -163,10 +159,23 @@ def fsnames(base):
     return [f'l{base}{letter}' for letter in 'ab']
 
 
+def spare_fsname(base):
+    """The file system that "bad-input" breaks."""
+    return f'l{base}x'
+
+
+def create_standin(lab, name, size):
+    """Make a file system of the stand-in; return its share string."""
+    user = pwd.getpwnam(lab.user)
+    return standin('create', '--fsname', name, '--size', size,
+                   '--dir', str(lab.prefix / 'standin'), '--mode', '0750',
+                   '--owner', f'{user.pw_uid}:{user.pw_gid}').strip()
+
+
 def standins(base):
     """What the stand-in knows of a lab."""
     return [entry for entry in json.loads(standin('list', '--json'))
-            if entry['fsname'] in fsnames(base)]
+            if entry['fsname'] in (*fsnames(base), spare_fsname(base))]
 
 
 def destroy_standins(base):

@@ -35,7 +35,6 @@ from cinder_lab import state
 from cinder_lab import storage
 
 BACKEND = services.BACKENDS[1]
-# Statistics are collected every ten seconds here, and mounts may take long.
 PATIENCE = 180
 SHARE_SIZE = '2G'
 GIB = 1 << 30
@@ -64,12 +63,11 @@ class Table:
 
     def __init__(self, lab):
         self._lab = lab
-        self._shares = storage.Shares(lab)
         self._client = rest.Client(lab)
         self._log = lab.log('cinder-volume')
         self._file = lab.prefix / f'etc/shares-{BACKEND}'
         self._good = self._file.read_text()
-        self._name = self._shares.spare
+        self._name = storage.spare_fsname(lab.base)
         digest = hashlib.md5(f'lustre:/{self._name}'.encode(),
                              usedforsecurity=False).hexdigest()
         self._point = lab.prefix / 'mnt' / BACKEND / digest
@@ -77,7 +75,7 @@ class Table:
 
     def run(self):
         """Go through all cases; return what was not as it must be."""
-        source = self._shares.create_spare(SHARE_SIZE)
+        source = storage.create_standin(self._lab, self._name, SHARE_SIZE)
         try:
             self._write_shares(self._good + source + '\n')
             self._wait(lambda: len(self._serving()) == 2,
@@ -89,7 +87,7 @@ class Table:
             self._wait(lambda: len(self._serving()) == 1,
                        'the share taken from the file is still used')
             storage.unmount_point(self._point)
-            self._shares.destroy_spare()
+            storage.standin('destroy', self._name)
         return self._failures
 
     def _cases(self, source):
@@ -111,7 +109,7 @@ class Table:
             Case('shares file missing', r'The shares file \S+ cannot be read',
                  self._without_file, offline=False),
             Case('mount point a plain directory',
-                 named + r' is down: .*(silent|Connection timed out|longer)',
+                 named + r' is down: .*MGS',
                  self._unmountable),
             Case('mount point another file system',
                  named + r' is down: .*tmpfs', self._other_file_system),
@@ -189,7 +187,8 @@ class Table:
     @contextlib.contextmanager
     def _unmountable(self):
         """Only the bare directory is left, and the MGS does not answer."""
-        storage.standin('fault', self._name, 'mgs-unreachable', 'on')
+        storage.standin('fault', self._name, 'mgs-unreachable', 'on',
+                        '--seconds', '5')
         try:
             storage.unmount_point(self._point)
             yield
@@ -342,7 +341,7 @@ def run(lab):
 
     :raises: LabError when something is not as it must be
     """
-    if storage.Shares(lab).real:
+    if storage.has_real_client():
         raise report.LabError('faults are made on the stand-in only, and '
                               'this lab is on a real Lustre')
     failures = Table(lab).run()
