@@ -135,13 +135,13 @@ OPERATIONS = {
         19,
         _nothing, _created('qcow2', thick=True)),
     'copy raw to raw': Operation(
-        20,
+        21,
         _volume('raw'), _copied(None, 'raw', SIZE + MIB)),
     'copy snapshot to raw thick': Operation(
-        21,
+        22,
         _volume('raw', ONE, TWO), _copied(TWO, 'raw', thick=True)),
     'copy qcow2 to qcow2': Operation(
-        23,
+        24,
         _volume('qcow2', ONE), _copied(None, 'qcow2')),
     'extend raw': Operation(
         13,
