@@ -143,6 +143,10 @@ class Shares:
         unmount(self._lab)
         for entry in standins(self._lab.base):
             standin('stop', entry['fsname'])
+            report.wait_for(
+                lambda: not loop_devices(entry),
+                f'loop device of {entry["image"]} (a process with mounts of '
+                f'its own may keep it)', 60)
 
     def remove(self):
         """Delete what start() has made."""
@@ -178,6 +182,11 @@ def standins(base):
             if entry['fsname'] in (*fsnames(base), spare_fsname(base))]
 
 
+def loop_devices(entry):
+    return commands.run('losetup', '--associated',
+                        entry['image']).splitlines()
+
+
 def destroy_standins(base):
     for entry in standins(base):
         standin('destroy', entry['fsname'])
@@ -187,8 +196,7 @@ def outside(base):
     """What the stand-in has outside the prefix, for "status"."""
     for entry in standins(base):
         yield f'/run/cinder-lustre-lab/{entry["fsname"]}.json'
-        yield from commands.run('losetup', '--associated',
-                                entry['image']).splitlines()
+        yield from loop_devices(entry)
     if not has_real_client():
         for path in ('/sbin/mount.lustre', '/usr/bin/lfs', '/usr/sbin/lctl'):
             if os.path.exists(path):
