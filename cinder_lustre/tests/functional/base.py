@@ -25,6 +25,7 @@ import mmap
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -304,7 +305,12 @@ class FunctionalTestCase(test.TestCase):
 
     def _unmount(self):
         for path in reversed(sites.mounts_below(self.directory)):
-            wait_for(lambda: self._unmount_one(path), '%s is not busy' % path)
+            try:
+                wait_for(lambda: self._unmount_one(path), '%s is not busy'
+                         % path)
+            except AssertionError:
+                sites.command('umount', '--lazy', path)
+                raise
 
     @staticmethod
     def _unmount_one(path):
@@ -312,8 +318,13 @@ class FunctionalTestCase(test.TestCase):
         return not done.returncode
 
     def _check_processes(self):
-        wait_for(lambda: not processes(self.mark),
-                 'these processes end: %s' % processes(self.mark))
+        try:
+            wait_for(lambda: not processes(self.mark),
+                     'these processes end: %s' % processes(self.mark))
+        except AssertionError:
+            for pid in processes(self.mark):
+                os.kill(pid, signal.SIGKILL)
+            raise
 
     def _check_temporaries(self):
         path = os.path.join(self.directory, 'conversion')
