@@ -20,6 +20,7 @@ that can be.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import re
@@ -136,22 +137,16 @@ class Table:
         offset = self._log.stat().st_size
         row = [case.name]
         try:
-            with case.spoil():
+            try:
+                with case.spoil():
+                    line = self._watch(case, offset)
+                    row += ['%s, %s' % self._state(),
+                            '%.1f GiB' % self._free()]
+                    self._use(services.BACKENDS[0] if case.restart
+                              else BACKEND)
+            finally:
                 if case.restart:
-                    lifecycle.restart(self._lab, ['cinder-volume'],
-                                      wait=False)
-                line = self._wait(lambda: self._find(case.log, offset),
-                                  f'no line like "{case.log}"')
-                if case.restart:
-                    self._wait(lambda: self._state()[0] == 'down',
-                               'the service is not reported as down')
-                elif case.offline:
-                    self._wait(lambda: len(self._serving()) == 1,
-                               'the bad share still counts as free space')
-                row += ['%s, %s' % self._state(), '%.1f GiB' % self._free()]
-                self._use(services.BACKENDS[0] if case.restart else BACKEND)
-            if case.restart:
-                lifecycle.restart(self._lab, ['cinder-volume'])
+                    lifecycle.restart(self._lab, ['cinder-volume'])
             self._wait(lambda: self._state() == ('up', 'up') and
                        len(self._serving()) == 2, 'no recovery')
             if self._listing() != before:
@@ -163,6 +158,20 @@ class Table:
             return
         report.say('%s: %s, free %s (%.0f s)\n    %s' % (
             *row, time.monotonic() - started, line))
+
+    def _watch(self, case, offset):
+        """Wait until the fault shows everywhere; return the log's line."""
+        if case.restart:
+            lifecycle.restart(self._lab, ['cinder-volume'], wait=False)
+        line = self._wait(lambda: self._find(case.log, offset),
+                          f'no line like "{case.log}"')
+        if case.restart:
+            self._wait(lambda: self._state()[0] == 'down',
+                       'the service is not reported as down')
+        elif case.offline:
+            self._wait(lambda: len(self._serving()) == 1,
+                       'the bad share still counts as free space')
+        return line
 
     # What the cases do
 
@@ -243,10 +252,16 @@ class Table:
     @contextlib.contextmanager
     def _full(self):
         filling = self._point / 'filling'
-        room = os.statvfs(self._point)
         with open(filling, 'wb') as stream:
-            os.posix_fallocate(stream.fileno(), 0,
-                               room.f_bfree * room.f_frsize - (1 << 20))
+            offset, step = 0, GIB
+            while step >= 4096:
+                try:
+                    os.posix_fallocate(stream.fileno(), offset, step)
+                    offset += step
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    step //= 2
         try:
             yield
         finally:
@@ -281,15 +296,12 @@ class Table:
             if entry['host'] == f'lab@{BACKEND}':
                 return entry['state'], entry['backend_state']
 
-    def _pool(self):
-        for pool in self._client.cinder(
-                'GET', '/scheduler-stats/get_pools?detail=True')['pools']:
-            if pool['name'].startswith(f'lab@{BACKEND}#'):
-                return pool['capabilities']
-        raise report.LabError(f'no pool of {BACKEND}')
-
     def _free(self):
-        return self._pool()['free_capacity_gb']
+        """The free GiB of the backend; none if it has not started."""
+        return sum(pool['capabilities']['free_capacity_gb']
+                   for pool in self._client.cinder(
+                       'GET', '/scheduler-stats/get_pools?detail=True')['pools']
+                   if pool['name'].startswith(f'lab@{BACKEND}#'))
 
     def _serving(self):
         """The shares whose free space the scheduler knows of."""
