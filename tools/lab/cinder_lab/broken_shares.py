@@ -298,9 +298,10 @@ class Table:
 
     def _free(self):
         """The free GiB of the backend; none if it has not started."""
+        answer = self._client.cinder(
+            'GET', '/scheduler-stats/get_pools?detail=True')
         return sum(pool['capabilities']['free_capacity_gb']
-                   for pool in self._client.cinder(
-                       'GET', '/scheduler-stats/get_pools?detail=True')['pools']
+                   for pool in answer['pools']
                    if pool['name'].startswith(f'lab@{BACKEND}#'))
 
     def _serving(self):
