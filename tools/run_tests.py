@@ -90,6 +90,8 @@ LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
           show=40),
+    Stage('lab-bad-input', ('tools/lab/lab', 'bad-input'), 900,
+          needs=('lab-up',), show=40),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
     # Its logs stay with the others.
     Stage('lab-clean', ('bash', '-c', 'cp -rT "$LAB_PREFIX/log" "$0"; '
