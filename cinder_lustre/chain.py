@@ -371,7 +371,8 @@ class _opened:
     """An existing volume's record, after recovery, under its fence.
 
     :param mergeable: whether an unfinished merge must be finished; without
-                      space for that, the volume itself can still be read
+                      space for that, or while a guest has the volume open,
+                      the volume itself can still be read
     """
 
     def __init__(self, root, volume, mergeable=True):
@@ -397,7 +398,7 @@ class _opened:
     def _recover(self, rec):
         try:
             _recover(rec)
-        except exception.NoSpace as exc:
+        except (exception.NoSpace, exception.CommandFailed) as exc:
             if self._mergeable or rec.intent['operation'] != 'merge':
                 raise
             LOG.warning('Going on with volume %(volume)s as it is: %(error)s',

@@ -86,6 +86,9 @@ TOX_STAGES = (
     _tox('tempest-only', 'tempest-only', tests=True),
     _tox('functional', 'functional', limit=900, tests=True),
 )
+# A fixed sample of all points; without "--sample", each one is tried.
+FAULTS = Stage('faults', (sys.executable, '-m', 'cinder_lustre.tests.faults',
+                          '--sample', '8'), 480, needs=(), show=40)
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
@@ -103,7 +106,7 @@ INSTALL = Stage(
     ('tox', 'run', '--notest', '-e',
      ','.join(stage.command[-1] for stage in TOX_STAGES)),
     900, needs=())
-STAGES = (INSTALL,) + TOX_STAGES + LAB_STAGES
+STAGES = (INSTALL,) + TOX_STAGES + (FAULTS,) + LAB_STAGES
 
 
 @dataclasses.dataclass

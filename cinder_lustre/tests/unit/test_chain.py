@@ -948,6 +948,18 @@ class SnapshotTestCase(ChainTestCase):
         self.assertEqual(files, self.share.files())
         chain.create_snapshot(self.root, VOLUME, TWO)
 
+    def test_a_guest_after_a_merge_that_had_no_space(self):
+        self.chain_of('qcow2', ONE, TWO)
+        with self.full_share(errno.ENOSPC, 'commit'):
+            self.assertRaises(exception.NoSpace, chain.delete_snapshot,
+                              self.root, VOLUME, ONE)
+        self.guest()
+        # A second host can attach it, as a live migration does.
+        self.assertEqual(overlay(TWO), chain.describe(
+            self.root, VOLUME)['active'])
+        self.assertRaises(exception.CommandFailed, chain.create_snapshot,
+                          self.root, VOLUME, THREE)
+
     @full
     def test_a_full_share_at_delete(self, code):
         contents = self.chain_of('qcow2', ONE, TWO)
