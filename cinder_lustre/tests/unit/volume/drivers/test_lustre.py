@@ -1551,23 +1551,22 @@ class ImageTestCase(DriverTestCase):
         self.assert_not_loaded(exception.VolumeBackendAPIException, volume,
                                self.make_image('raw'))
 
-    @ddt.data(*[(fmt, snapshots) for fmt in ('raw', 'qcow2')
-                for snapshots in (0, 1)])
+    @ddt.data(('raw', 'raw', 0), ('raw', 'qcow2', 1), ('qcow2', 'raw', 1),
+              ('qcow2', 'qcow2', 0))
     @ddt.unpack
-    def test_upload_compressed(self, fmt, snapshots):
+    def test_upload_compressed(self, fmt, disk_format, snapshots):
         self.shrink_gib()
-        for disk_format in ('raw', 'qcow2'):
-            volume = self.create_volume(9, fmt)
-            self.write(volume, 1)
-            for _ in range(snapshots):
-                self.create_snapshot(volume)
-                self.write(volume, 2, BLOCK)
-            self.upload(volume, disk_format, 'compressed')
-            os.rename(self.image, self.image + '.gz')
-            self.run_command('gzip', '-d', self.image + '.gz')
-            self.assert_content(9 * units.Mi,
-                                {0: 1, BLOCK: 2} if snapshots else {0: 1},
-                                disk_format, self.image)
+        volume = self.create_volume(9, fmt)
+        self.write(volume, 1)
+        for _ in range(snapshots):
+            self.create_snapshot(volume)
+            self.write(volume, 2, BLOCK)
+        self.upload(volume, disk_format, 'compressed')
+        os.rename(self.image, self.image + '.gz')
+        self.run_command('gzip', '-d', self.image + '.gz')
+        self.assert_content(9 * units.Mi,
+                            {0: 1, BLOCK: 2} if snapshots else {0: 1},
+                            disk_format, self.image)
 
     @ddt.data(('vmdk', 'vmdk'), ('vdi', 'vdi'), ('vhd', 'vpc'),
               ('vhdx', 'vhdx'))
