@@ -18,6 +18,7 @@ made before the record switches to them, and old ones are removed last. The
 next operation on the volume finishes or undoes what was left.
 """
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -211,11 +212,8 @@ def extend(root, volume, size):
                 reason='a volume cannot shrink.')
         _checked_chain(rec, rec.active)
         rec.begin('extend', size=size)
-        try:
+        with _undone_on_error(rec):
             _grow(path, rec.top, size)
-        except Exception:
-            _recover(rec)
-            raise
         _sync(path)
         rec.top['size'] = size
         rec.finish()
@@ -240,15 +238,9 @@ def create_snapshot(root, volume, snapshot):
         # A child is recorded before its overlay exists.
         lower['children'].append(name)
         rec.begin('snapshot', file=name, lower=rec.active)
-        try:
-            os.close(_create_file(path))
-            qemu_img.create(path, 'qcow2', lower['size'], backing=rec.active,
-                            backing_fmt=lower['format'])
-            _sync(path)
+        with _undone_on_error(rec):
+            _make_overlay(path, lower['size'], rec, rec.active)
             record.sync_directory(root)
-        except Exception:
-            _recover(rec)
-            raise
         rec.add_layer(name, 'qcow2', lower['size'], parent=rec.active,
                       thick=lower['thick'])
         rec.active = rec.snapshots[snapshot] = name
@@ -298,114 +290,83 @@ def revert(root, volume, snapshot):
         _checked_chain(rec, lower)
         rec.begin('revert')
         temporary = _temporary(rec)
-        try:
+        with _undone_on_error(rec):
             record.remove_file(temporary)
-            os.close(_create_file(temporary))
-            qemu_img.create(temporary, 'qcow2', rec.top['size'],
-                            backing=lower,
-                            backing_fmt=rec.layers[lower]['format'])
-            _sync(temporary)
-        except Exception:
-            _recover(rec)
-            raise
+            _make_overlay(temporary, rec.top['size'], rec, lower)
         os.rename(temporary, rec.path(rec.active))
         record.sync_directory(root)
         rec.finish()
         return _description(rec)
 
 
-class _new:
+@contextlib.contextmanager
+def _new(root, volume, fmt, size, thick):
     """A new volume's record and temporary file, which becomes its base.
 
     Nothing stays behind when the body fails.
     """
-
-    def __init__(self, root, volume, fmt, size, thick):
-        name = record.base_name(volume)
-        self._fence = record.fence(root, volume, create=True)
-        self._record = record.Record(root, volume, name, {})
-        self._record.add_layer(name, fmt, size, thick=thick)
-
-    def __enter__(self):
-        self._fence.__enter__()
-        rec = self._record
+    rec = record.Record(root, volume, record.base_name(volume), {})
+    rec.add_layer(rec.active, fmt, size, thick=thick)
+    with record.fence(root, volume, create=True):
+        if record.exists(root, volume):
+            # Left by a creation that was killed; anything else is kept.
+            old = record.load(root, volume)
+            if not (old.intent and old.intent['operation'] == 'create'):
+                raise exception.FileExists(path=old.path(old.active))
+            _forget(rec)
+        path = rec.path(rec.active)
+        if os.path.lexists(path):
+            raise exception.FileExists(path=path)
+        rec.begin('create')
         try:
-            if record.exists(rec.root, rec.volume):
-                # Left by a creation that was killed; anything else is kept.
-                old = record.load(rec.root, rec.volume)
-                if not (old.intent and old.intent['operation'] == 'create'):
-                    raise exception.FileExists(path=old.path(old.active))
-                self._undo()
-            path = rec.path(rec.active)
-            if os.path.lexists(path):
-                raise exception.FileExists(path=path)
-            rec.begin('create')
+            yield rec, _temporary(rec)
+            os.rename(_temporary(rec), path)
+            record.sync_directory(root)
+            rec.finish()
         except BaseException:
-            self._fence.__exit__(None, None, None)
+            _forget(rec)
             raise
-        return rec, _temporary(rec)
-
-    def __exit__(self, kind, value, trace):
-        rec = self._record
-        complete = False
-        try:
-            if kind is None:
-                os.rename(_temporary(rec), rec.path(rec.active))
-                record.sync_directory(rec.root)
-                rec.finish()
-                complete = True
-        finally:
-            try:
-                if not complete:
-                    self._undo()
-            finally:
-                self._fence.__exit__(None, None, None)
-
-    def _undo(self):
-        record.remove_file(_temporary(self._record))
-        record.remove_file(self._record.path(self._record.active))
-        record.remove(self._record.root, self._record.volume)
 
 
-class _opened:
+def _forget(rec):
+    """Remove all that an unfinished creation has made."""
+    record.remove_file(_temporary(rec))
+    record.remove_file(rec.path(rec.active))
+    record.remove(rec.root, rec.volume)
+
+
+@contextlib.contextmanager
+def _opened(root, volume, mergeable=True):
     """An existing volume's record, after recovery, under its fence.
 
     :param mergeable: whether an unfinished merge must be finished; without
                       space for that, or while a guest has the volume open,
                       the volume itself can still be read
     """
+    with record.fence(root, volume):
+        rec = record.load(root, volume)
+        if rec.intent:
+            LOG.warning('Recovering volume %(volume)s from the interrupted '
+                        'operation %(intent)s.',
+                        {'volume': volume, 'intent': rec.intent})
+            try:
+                _recover(rec)
+            except (exception.NoSpace, exception.CommandFailed) as exc:
+                if mergeable or rec.intent['operation'] != 'merge':
+                    raise
+                LOG.warning('Going on with volume %(volume)s as it is: '
+                            '%(error)s', {'volume': volume, 'error': exc})
+        yield rec
 
-    def __init__(self, root, volume, mergeable=True):
-        self._root = root
-        self._volume = volume
-        self._mergeable = mergeable
-        self._fence = record.fence(root, volume)
 
-    def __enter__(self):
-        self._fence.__enter__()
-        try:
-            rec = record.load(self._root, self._volume)
-            if rec.intent:
-                LOG.warning('Recovering volume %(volume)s from the '
-                            'interrupted operation %(intent)s.',
-                            {'volume': self._volume, 'intent': rec.intent})
-                self._recover(rec)
-            return rec
-        except BaseException:
-            self._fence.__exit__(None, None, None)
-            raise
-
-    def _recover(self, rec):
-        try:
-            _recover(rec)
-        except (exception.NoSpace, exception.CommandFailed) as exc:
-            if self._mergeable or rec.intent['operation'] != 'merge':
-                raise
-            LOG.warning('Going on with volume %(volume)s as it is: %(error)s',
-                        {'volume': self._volume, 'error': exc})
-
-    def __exit__(self, kind, value, trace):
-        self._fence.__exit__(kind, value, trace)
+@contextlib.contextmanager
+def _undone_on_error(rec):
+    """Undo the operation that the record has begun when the body fails."""
+    try:
+        yield
+    except Exception:
+        _recover(rec)
+        raise
 
 
 def _recover(rec):
@@ -542,6 +503,14 @@ def _make_image(path, layer):
             path, layer['format'], layer['size'], preallocation=allocation),
             layer)
         _sync(path)
+
+
+def _make_overlay(path, size, rec, lower):
+    """Create an empty qcow2 overlay on top of a layer."""
+    os.close(_create_file(path))
+    qemu_img.create(path, 'qcow2', size, backing=lower,
+                    backing_fmt=rec.layers[lower]['format'])
+    _sync(path)
 
 
 def _grow(path, layer, size):

@@ -277,12 +277,17 @@ def fence(root, volume, create=False):
             break
         os.close(descriptor)
     os.set_inheritable(descriptor, True)
+    # The lock of a volume whose record got lost stays with its files.
+    removable = create
     try:
         yield
-        if not exists(root, volume):
-            remove_file(path)
+        removable = True
     finally:
-        os.close(descriptor)
+        try:
+            if removable and not exists(root, volume):
+                remove_file(path)
+        finally:
+            os.close(descriptor)
 
 
 def _holder(root, volume):

@@ -411,16 +411,13 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._run_on(chain.delete, volume)
 
     def _extend_volume(self, volume, size_gb):
-        if self._is_volume_attached(volume):
-            self._refuse_unless_raw(volume, _('extended'))
-        self._run_on(chain.extend, volume, size_gb * units.Gi)
-
-    def _refuse_unless_raw(self, volume, verb):
-        if self._run_on(chain.describe, volume)['format'] != 'raw':
+        if (self._is_volume_attached(volume) and
+                self._run_on(chain.describe, volume)['format'] != 'raw'):
             raise exception.InvalidVolume(
                 reason=_('a volume in qcow2 format, or with snapshots, '
-                         'cannot be %s while it is attached. Detach it '
-                         'first.') % verb)
+                         'cannot be extended while it is attached. Detach it '
+                         'first.'))
+        self._run_on(chain.extend, volume, size_gb * units.Gi)
 
     def _refuse_attached(self, volume, verb):
         if self._is_volume_attached(volume):

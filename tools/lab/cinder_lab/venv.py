@@ -22,7 +22,9 @@ from cinder_lab import report
 from cinder_lab import state
 
 LAB = state.CHECKOUT / 'tools/lab'
-CONSTRAINTS = ('-c', str(LAB / 'constraints.txt'))
+# What the tests of this series of Cinder run with.
+PINS = state.CHECKOUT / 'constraints/2026.2.txt'
+CONSTRAINTS = ('-c', str(PINS))
 PROJECT_FILES = ('pyproject.toml', 'requirements.txt', 'setup.cfg')
 # pip's settings that uv, which reads no pip.conf, has options for.
 UV_OPTIONS = {
@@ -73,7 +75,7 @@ class Venv:
 
     def ensure(self):
         """Bring the environment up to date; say what was done."""
-        pins = digest(LAB / 'constraints.txt', LAB / 'requirements.txt')
+        pins = digest(PINS, LAB / 'requirements.txt')
         project = digest(*(state.CHECKOUT / name for name in PROJECT_FILES))
         done = []
         if self._lab.get('venv_pins') != pins or not self._usable():
