@@ -16,6 +16,9 @@ They run in a worker child, take and return JSON values, and leave a volume
 readable wherever they are killed: the intent is written first, new files are
 made before the record switches to them, and old ones are removed last. The
 next operation on the volume finishes or undoes what was left.
+
+While Nova works on a volume that is attached, the intent stays and the fence
+is free. What QEMU has open then tells how far it came.
 """
 
 import contextlib
@@ -53,28 +56,30 @@ def create(root, volume, fmt, size, thick=False):
 
 
 def copy(root, volume, snapshot, target_root, target, fmt, size,
-         thick=False):
+         thick=False, moving=False):
     """Make a volume from another one or from one of its snapshots.
+
+    The source can be read by others meanwhile, but not be changed.
 
     :param snapshot: the snapshot to read, or None for the volume itself
     :param target_root: the directory of the new volume's share
     :param target: the new volume's name_id
     :param size: bytes, not less than the source has
+    :param moving: the new volume counts when Cinder's database names its
+                   share; until then, a copy that is made again replaces it
     :returns: the description of the new volume
     :raises: SizeMismatch, SnapshotNotFound, and what create() raises
     """
-    with _opened(root, volume) as source:
+    with _reading(root, volume) as source:
         name = _source_name(source, snapshot)
         layer = source.layers[name]
         if layer['size'] > size:
             raise exception.SizeMismatch(
                 path=source.path(name), actual=layer['size'], expected=size,
                 reason='a copy cannot be smaller than its source.')
-        with _new(target_root, target, fmt, size, thick) as (rec, temporary):
-            _make_image(temporary, rec.top)
-            qemu_img.convert(source.path(name), layer['format'], temporary,
-                             fmt, empty_target=True)
-            _sync(temporary)
+        with _new(target_root, target, fmt, size, thick,
+                  'arrive' if moving else None) as (rec, temporary):
+            _copy_contents(source, name, temporary, rec.top)
     return _description(rec)
 
 
@@ -84,10 +89,33 @@ def export(root, volume, snapshot, path, fmt):
     :param path: a file outside the share
     :param fmt: any format that qemu-img can write
     """
-    with _opened(root, volume) as rec:
+    with _reading(root, volume) as rec:
         name = _source_name(rec, snapshot)
         qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
                          fmt)
+
+
+def convert(root, volume, fmt, thick):
+    """Give a volume without snapshots another format or provisioning.
+
+    :returns: the description of the volume
+    :raises: RecordError when the volume has snapshots
+    """
+    with _opened(root, volume) as rec:
+        if (fmt, thick) == (rec.top['format'], rec.top['thick']):
+            return _description(rec)
+        if rec.top['parent'] is not None:
+            raise exception.RecordError(
+                volume=volume, reason='it has snapshots, which need its files '
+                'as they are. Delete them first.')
+        _checked_chain(rec, rec.active)
+        layer = dict(rec.top, format=fmt, thick=thick)
+        rec.begin('convert')
+        with _undone_on_error(rec):
+            record.remove_file(_temporary(rec))
+            _copy_contents(rec, rec.active, _temporary(rec), layer)
+        _switch(rec, rec.active, layer)
+        return _description(rec)
 
 
 def prepare_load(root, volume):
@@ -130,9 +158,7 @@ def finish_load(root, volume):
                 reason='use a larger volume for this content.')
         _grow(path, top, top['size'])
         _sync(path)
-        os.rename(path, rec.path(rec.active))
-        record.sync_directory(root)
-        rec.finish()
+        _switch(rec, rec.active, top)
         return _description(rec)
 
 
@@ -162,8 +188,9 @@ def delete(root, volume):
         # not prevent one.
         rec = record.load(root, volume)
         names = [rec.active, *rec.layers]
-        if rec.intent and 'file' in rec.intent:
-            names.append(rec.intent['file'])
+        if rec.intent:
+            names += rec.intent.get('obsolete', [])
+            names += [rec.intent['file']] if 'file' in rec.intent else []
         for name, layer in rec.layers.items():
             foreign = set(layer['children']).difference(names)
             if foreign:
@@ -174,6 +201,8 @@ def delete(root, volume):
         record.remove_file(_temporary(rec))
         for name in names:
             record.remove_file(rec.path(name))
+        if rec.intent and 'old' in rec.intent:
+            record.remove(root, rec.intent['old'])
         record.remove(root, volume)
         record.sync_directory(root)
 
@@ -186,15 +215,30 @@ def describe(root, volume):
     :raises: SizeMismatch when the file's virtual size is larger than the
              record's, which a guest may have brought about
     """
+    with _reading(root, volume, mergeable=False) as rec:
+        actual = _checked_chain(rec, rec.active)
+        if actual >= rec.top['size']:
+            return _description(rec)
     with _opened(root, volume, mergeable=False) as rec:
         path = rec.path(rec.active)
-        actual = _checked_chain(rec, rec.active)
-        if actual < rec.top['size']:
-            LOG.warning('Growing %(path)s from %(actual)s to %(size)s bytes.',
-                        {'path': path, 'actual': actual,
-                         'size': rec.top['size']})
-            _grow(path, rec.top, rec.top['size'])
+        LOG.warning('Growing %(path)s from %(actual)s to %(size)s bytes.',
+                    {'path': path, 'actual': actual,
+                     'size': rec.top['size']})
+        _grow(path, rec.top, rec.top['size'])
         return _description(rec)
+
+
+def pending(root):
+    """The volumes whose last operation did not come to its end.
+
+    :returns: a list of name_ids
+    """
+    found = []
+    for volume in record.volumes(root):
+        worker.progress(None)
+        if record.intent(root, volume):
+            found.append(volume)
+    return found
 
 
 def extend(root, volume, size):
@@ -229,23 +273,21 @@ def create_snapshot(root, volume, snapshot):
     :returns: the description of the volume
     """
     with _opened(root, volume) as rec:
-        name = '%s.%s' % (record.base_name(volume), snapshot)
-        path = rec.path(name)
-        if os.path.lexists(path):
-            raise exception.FileExists(path=path)
-        _checked_chain(rec, rec.active)
-        lower = rec.top
-        # A child is recorded before its overlay exists.
-        lower['children'].append(name)
-        rec.begin('snapshot', file=name, lower=rec.active)
-        with _undone_on_error(rec):
-            _make_overlay(path, lower['size'], rec, rec.active)
-            record.sync_directory(root)
-        rec.add_layer(name, 'qcow2', lower['size'], parent=rec.active,
-                      thick=lower['thick'])
-        rec.active = rec.snapshots[snapshot] = name
-        rec.finish()
+        _begin_snapshot(rec, snapshot, 'snapshot')
+        _adopt_overlay(rec)
         return _description(rec)
+
+
+def begin_snapshot(root, volume, snapshot):
+    """Make the overlay that Nova is to let a guest write to.
+
+    :func:`settle` ends what begins here.
+
+    :returns: the file names of the new overlay and of the layer below it
+    """
+    with _opened(root, volume) as rec:
+        _begin_snapshot(rec, snapshot, 'online-snapshot')
+        return rec.intent['file'], rec.intent['lower']
 
 
 def delete_snapshot(root, volume, snapshot):
@@ -254,56 +296,334 @@ def delete_snapshot(root, volume, snapshot):
     :returns: the description of the volume
     """
     with _opened(root, volume) as rec:
-        if snapshot not in rec.snapshots:
-            LOG.info('Snapshot %(snapshot)s of volume %(volume)s is not on '
-                     'this share any more.',
-                     {'snapshot': snapshot, 'volume': volume})
-            return _description(rec)
+        if _mergeable(rec, snapshot):
+            name = rec.snapshots[snapshot]
+            above = rec.layers[name]['children']
+            _checked_chain(rec, above[0] if above else name)
+            rec.begin('merge', snapshot=snapshot, file=name,
+                      lower=rec.layers[name]['parent'])
+            _merge(rec)
+        return _description(rec)
+
+
+def begin_delete_snapshot(root, volume, snapshot):
+    """Prepare the merge of two layers that Nova is to let a guest do.
+
+    :func:`settle` ends what begins here.
+
+    :returns: what Nova has to know, as RemoteFS drivers tell it; None where
+              there is nothing to merge
+    """
+    with _opened(root, volume) as rec:
+        if not _mergeable(rec, snapshot):
+            return None
         name = rec.snapshots[snapshot]
         lower = rec.layers[name]['parent']
-        above = rec.layers[name]['children']
-        if (rec.layers[lower]['children'] != [name] or len(above) > 1 or
-                not set(above) <= set(rec.layers)):
-            LOG.info('%(lower)s stays below %(name)s, as other files share '
-                     'them.', {'lower': lower, 'name': name})
-            del rec.snapshots[snapshot]
-            rec.save()
-            return _description(rec)
-        _checked_chain(rec, above[0] if above else name)
-        rec.begin('merge', snapshot=snapshot, file=name, lower=lower)
-        _merge(rec)
+        _checked_chain(rec, rec.active)
+        # A guest cannot leave its active file: it pulls the lower one up.
+        pull = name == rec.active
+        rec.begin('online-merge', snapshot=snapshot, file=name, lower=lower,
+                  pull=pull)
+        return {'type': 'qcow2',
+                'file_to_merge': rec.layers[lower]['parent'] if pull else name,
+                'merge_target_file': None if pull else lower}
+
+
+def settle(root, volume):
+    """End what Nova was to do, by what the guest has made of it.
+
+    :returns: the description of the volume
+    :raises: OperationPending while a guest still has to finish it
+    """
+    with _opened(root, volume) as rec:
         return _description(rec)
 
 
 def revert(root, volume, snapshot):
-    """Give a volume the content of its latest snapshot; it keeps its size.
+    """Give a volume the content of a snapshot; it keeps its size.
 
     :returns: the description of the volume
     :raises: RecordError when a later snapshot would be lost
     """
     with _opened(root, volume) as rec:
         lower = rec.of_snapshot(snapshot)
-        if rec.snapshots[snapshot] != rec.active:
+        overlay = rec.snapshots[snapshot]
+        above = _above(rec, overlay)
+        later = [other for other, name in rec.snapshots.items()
+                 if name in above]
+        if later:
             raise exception.RecordError(
                 volume=volume, reason='snapshot %s is not the latest one. '
-                'Delete the later ones first.' % snapshot)
+                'Delete the later ones first: %s.' % (
+                    snapshot, ', '.join(sorted(later))))
+        if any(set(rec.layers[name]['children']).difference(above)
+               for name in [overlay, *above]):
+            raise exception.RecordError(
+                volume=volume, reason='other volumes share what was written '
+                'after snapshot %s. Delete them first.' % snapshot)
         _checked_chain(rec, lower)
         rec.begin('revert')
-        temporary = _temporary(rec)
+        layer = dict(rec.layers[overlay], size=rec.top['size'], children=[])
         with _undone_on_error(rec):
-            record.remove_file(temporary)
-            _make_overlay(temporary, rec.top['size'], rec, lower)
-        os.rename(temporary, rec.path(rec.active))
+            record.remove_file(_temporary(rec))
+            _make_overlay(_temporary(rec), layer['size'], rec, lower)
+        _switch(rec, overlay, layer, obsolete=above)
+        return _description(rec)
+
+
+def adopt(root, volume, active_fmt, base_fmt):
+    """Write the record of a volume that a RemoteFS driver made here.
+
+    :param active_fmt: the format of the active file, as Cinder knows it
+    :param base_fmt: the format of the base, where Cinder knows it
+    :returns: the description of the volume
+    :raises: RecordMissing, RecordError when it cannot be known for sure
+    """
+    with record.fence(root, volume, create=True):
+        if record.exists(root, volume):
+            return _description(record.load(root, volume))
+        info = record.read_mirror(root, volume)
+        active = info.pop('active')
+        rec = record.Record(root, volume, active, {}, info)
+        if not os.path.lexists(rec.path(active)):
+            raise exception.RecordMissing(
+                volume=volume, reason='neither it nor %s is there. Restore '
+                'them from a backup of the share.' % rec.path(active))
+        _adopt_layers(rec, active_fmt, base_fmt)
+        try:
+            record.check(rec)
+        except (KeyError, ValueError) as exc:
+            raise exception.RecordError(
+                volume=volume, reason='its .info and its files do not fit '
+                'together (%s). Nothing was changed; check the files.' % exc
+            ) from exc
+        rec.save()
+        LOG.info('Took over volume %(volume)s with its files %(names)s.',
+                 {'volume': volume, 'names': ', '.join(rec.layers)})
+        return _description(rec)
+
+
+def _adopt_layers(rec, active_fmt, base_fmt):
+    name, above = rec.active, None
+    while name is not None:
+        if name in rec.layers:
+            raise exception.RecordError(
+                volume=rec.volume, reason='%s lies below itself. Nothing was '
+                'changed; check the files.' % name)
+        # Only overlays, which the driver made, say what lies below them.
+        parent, fmt = None, active_fmt if above is None else 'qcow2'
+        if name == record.base_name(rec.volume):
+            fmt = fmt if above is None else base_fmt or rec.layers[above][
+                'below']
+        elif above is None:
+            fmt = 'qcow2'
+        if fmt not in qemu_img.FORMATS:
+            raise exception.RecordError(
+                volume=rec.volume, reason='the format of %s is not known, and '
+                'a format is never guessed. Set the admin metadata "format" '
+                'of the volume to raw or qcow2.' % rec.path(name))
+        rec.add_layer(name, fmt, 0)
+        layer = rec.layers[name]
+        if fmt == 'qcow2':
+            image = qemu_img.info(rec.path(name), fmt)
+            parent = image.get('backing-filename')
+            layer['below'] = image.get('backing-filename-format')
+            if parent and (name == record.base_name(rec.volume) or
+                           not record.is_plain(parent)):
+                raise exception.RecordError(
+                    volume=rec.volume, reason='%s refers to %s. Nothing was '
+                    'read from it; check where the file came from.' % (
+                        rec.path(name), parent))
+        layer['parent'] = parent
+        if above is not None:
+            layer['children'] = [above]
+        layer['size'] = _checked_size(rec.path(name), layer)
+        name, above = parent, name
+    for layer in rec.layers.values():
+        layer.pop('below', None)
+
+
+def manage(root, name, volume, fmt, size):
+    """Make a file of the share a volume.
+
+    :param name: the file, relative to the share; a volume that has a record
+                 is taken over with all its files, as its record describes it
+    :param volume: the new volume's name_id
+    :param fmt: raw or qcow2, for a file without a record
+    :param size: bytes, at least the file's virtual size; it grows to that
+    :returns: the description of the volume
+    """
+    old = _volume_of(root, name)
+    if old == volume:
+        return describe(root, volume)
+    if old is not None:
+        return _take_over(root, old, volume, size)
+    path = os.path.join(root, name)
+    layer = {'format': fmt, 'size': size, 'parent': None, 'thick': False}
+    actual = _checked_size(path, layer)
+    if actual > size:
+        raise exception.SizeMismatch(
+            path=path, actual=actual, expected=size,
+            reason='manage it with a larger size.')
+    if qemu_img.is_written(path):
+        raise exception.RecordError(
+            volume=volume, reason='a guest has %s open. Stop it first.' % path)
+    with record.fence(root, volume, create=True):
+        rec = record.Record(root, volume, record.base_name(volume), {})
+        rec.add_layer(rec.active, fmt, size)
+        if (record.exists(root, volume) or
+                os.path.lexists(rec.path(rec.active))):
+            raise exception.FileExists(path=rec.path(rec.active))
+        # Killed before the rename, the volume has no file: delete it.
+        rec.begin('manage', source=name)
+        try:
+            os.rename(path, rec.path(rec.active))
+        except OSError as exc:
+            record.remove(root, volume)
+            if exc.errno != errno.EXDEV:
+                raise
+            raise exception.RecordError(
+                volume=volume, reason='%s belongs to another project quota '
+                'than the share. Move it into the directory of the share.'
+                % path) from exc
+        os.chmod(rec.path(rec.active), 0o660)
+        _grow(rec.path(rec.active), rec.top, size)
         record.sync_directory(root)
         rec.finish()
         return _description(rec)
 
 
+def _take_over(root, old, volume, size):
+    """Let a new volume have the files of an old one, under their names."""
+    with _opened(root, old) as rec:
+        actual = _checked_chain(rec, rec.active)
+        if max(actual, rec.top['size']) > size:
+            raise exception.SizeMismatch(
+                path=rec.path(rec.active), actual=rec.top['size'],
+                expected=size, reason='manage it with a larger size.')
+        with record.fence(root, volume, create=True):
+            if record.exists(root, volume):
+                raise exception.FileExists(path=rec.path(volume))
+            new = record.Record(root, volume, rec.active, rec.layers)
+            _grow(new.path(new.active), new.top, size)
+            new.top['size'] = size
+            new.begin('take-over', old=old)
+            record.remove(root, old)
+            new.finish()
+            return _description(new)
+
+
+def manageable(root):
+    """The volumes on a share, and files that could become volumes.
+
+    :returns: dictionaries with ``name`` (of the active file), ``volume`` (the
+              name_id of the record, or None), ``size`` (bytes, None where it
+              is not known), ``format`` and ``layers`` (file names of the
+              layers from the active one down, with a snapshot's data below
+              each)
+    """
+    found = []
+    files = set(os.listdir(root))
+    for volume in record.volumes(root):
+        worker.progress(None)
+        try:
+            rec = record.load(root, volume, repair=False)
+        except exception.RecordError as exc:
+            LOG.warning('Volume %(volume)s is left out: %(error)s',
+                        {'volume': volume, 'error': exc})
+            continue
+        files.difference_update(rec.layers)
+        found.append({'name': rec.active, 'volume': volume,
+                      'size': rec.top['size'], 'format': rec.top['format'],
+                      'layers': [rec.active, *_below(rec, rec.active)]})
+    for name in sorted(files):
+        if record.is_plain(name) and not name.endswith('.info'):
+            path = os.path.join(root, name)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                # Its format, and so its size, is for the operator to say.
+                found.append({'name': name, 'volume': None, 'format': None,
+                              'size': os.lstat(path).st_size, 'layers': []})
+    return found
+
+
+def file_size(root, name, fmt):
+    """The virtual size in bytes that a file, or its volume, has.
+
+    :param fmt: the format of a file without a record
+    """
+    old = _volume_of(root, name)
+    if old is not None:
+        return describe(root, old)['size']
+    return _checked_size(os.path.join(root, name),
+                         {'format': fmt, 'parent': None})
+
+
+def name_snapshot(root, volume, snapshot, name):
+    """Let a layer without a snapshot's name be a snapshot of its volume.
+
+    :param name: the file that holds the snapshot's data
+    :returns: the virtual size of the snapshot in bytes
+    """
+    with _opened(root, volume) as rec:
+        overlay = _overlay_over(rec, name)
+        rec.snapshots[snapshot] = overlay
+        rec.save()
+        return rec.layers[name]['size']
+
+
+def snapshot_size(root, volume, name):
+    """The virtual size in bytes of a layer that could become a snapshot."""
+    with _opened(root, volume, mergeable=False) as rec:
+        _overlay_over(rec, name)
+        return rec.layers[name]['size']
+
+
+def forget_snapshot(root, volume, snapshot):
+    """Drop the name of a snapshot, and keep its data where they are."""
+    with _opened(root, volume) as rec:
+        rec.of_snapshot(snapshot)
+        del rec.snapshots[snapshot]
+        rec.save()
+
+
+def _overlay_over(rec, name):
+    """The active chain's overlay on a layer; no snapshot has its name."""
+    chain = [rec.active, *_below(rec, rec.active)]
+    if name not in chain[1:]:
+        raise exception.RecordError(
+            volume=rec.volume, reason='%s is no layer below its active file. '
+            'List what can be managed.' % name)
+    overlay = chain[chain.index(name) - 1]
+    if overlay in rec.snapshots.values():
+        raise exception.RecordError(
+            volume=rec.volume, reason='%s already is one of its snapshots.'
+            % name)
+    return overlay
+
+
+def _volume_of(root, name):
+    """The name_id of the volume that has a file active, or None."""
+    if not record.is_plain(name):
+        return None
+    for volume in record.volumes(root):
+        worker.progress(None)
+        rec = record.load(root, volume, repair=False)
+        if name == rec.active:
+            return volume
+        if name in rec.layers:
+            raise exception.RecordError(
+                volume=volume, reason='%s is a layer of it below %s, and '
+                'cannot be a volume on its own.' % (name, rec.active))
+    return None
+
+
 @contextlib.contextmanager
-def _new(root, volume, fmt, size, thick):
+def _new(root, volume, fmt, size, thick, arrival=None):
     """A new volume's record and temporary file, which becomes its base.
 
     Nothing stays behind when the body fails.
+
+    :param arrival: the intent that stays when the files are complete
     """
     rec = record.Record(root, volume, record.base_name(volume), {})
     rec.add_layer(rec.active, fmt, size, thick=thick)
@@ -311,7 +631,8 @@ def _new(root, volume, fmt, size, thick):
         if record.exists(root, volume):
             # Left by a creation that was killed; anything else is kept.
             old = record.load(root, volume)
-            if not (old.intent and old.intent['operation'] == 'create'):
+            if not (old.intent and
+                    old.intent['operation'] in ('create', arrival)):
                 raise exception.FileExists(path=old.path(old.active))
             _forget(rec)
         path = rec.path(rec.active)
@@ -322,7 +643,10 @@ def _new(root, volume, fmt, size, thick):
             yield rec, _temporary(rec)
             os.rename(_temporary(rec), path)
             record.sync_directory(root)
-            rec.finish()
+            if arrival:
+                rec.begin(arrival)
+            else:
+                rec.finish()
         except BaseException:
             _forget(rec)
             raise
@@ -333,6 +657,25 @@ def _forget(rec):
     record.remove_file(_temporary(rec))
     record.remove_file(rec.path(rec.active))
     record.remove(rec.root, rec.volume)
+
+
+@contextlib.contextmanager
+def _reading(root, volume, mergeable=True):
+    """An existing volume's record, after recovery, for reading its files.
+
+    :param mergeable: see :func:`_opened`
+    """
+    if (not record.exists(root, volume) or
+            record.load(root, volume, repair=False).unsettled):
+        with _opened(root, volume, mergeable):
+            pass
+    with record.fence(root, volume, shared=True):
+        rec = record.load(root, volume, repair=False)
+        if rec.intent and mergeable:
+            raise exception.OperationPending(
+                volume=volume, operation=_named(rec.intent),
+                cure='Repeat the operation.')
+        yield rec
 
 
 @contextlib.contextmanager
@@ -351,8 +694,10 @@ def _opened(root, volume, mergeable=True):
                         {'volume': volume, 'intent': rec.intent})
             try:
                 _recover(rec)
-            except (exception.NoSpace, exception.CommandFailed) as exc:
-                if mergeable or rec.intent['operation'] != 'merge':
+            except (exception.NoSpace, exception.CommandFailed,
+                    exception.OperationPending) as exc:
+                if mergeable or rec.intent['operation'] not in (
+                        'merge', 'online-merge'):
                     raise
                 LOG.warning('Going on with volume %(volume)s as it is: '
                             '%(error)s', {'volume': volume, 'error': exc})
@@ -360,39 +705,172 @@ def _opened(root, volume, mergeable=True):
 
 
 @contextlib.contextmanager
-def _undone_on_error(rec):
+def _undone_on_error(rec, undo=None):
     """Undo the operation that the record has begun when the body fails."""
     try:
         yield
     except Exception:
-        _recover(rec)
+        (undo or _recover)(rec)
         raise
 
 
 def _recover(rec):
     """Undo an unfinished operation, or finish it where that is safer."""
-    intent = rec.intent
-    operation = intent['operation']
-    if operation == 'create':
-        raise exception.RecordError(
-            volume=rec.volume, reason='its creation was interrupted. Delete '
-            'the volume and create it again.')
-    if operation in ('load', 'revert'):
-        record.remove_file(_temporary(rec))
-    elif operation == 'extend':
-        _set_size(rec.path(rec.active), rec.top)
-    elif operation == 'snapshot':
-        rec.layers[intent['lower']]['children'].remove(intent['file'])
-        record.remove_file(rec.path(intent['file']))
-    elif operation == 'merge':
-        return _merge(rec)
-    elif operation == 'remove':
-        record.remove_file(rec.path(intent['file']))
-    else:
+    operation = rec.intent['operation']
+    if operation not in _RECOVERIES:
         raise exception.RecordError(
             volume=rec.volume, reason='its operation "%s" is unknown to this '
             'release. Upgrade cinder-lustre on this host.' % operation)
+    _RECOVERIES[operation](rec)
+
+
+def _refuse(rec):
+    raise exception.RecordError(
+        volume=rec.volume, reason='its creation was interrupted. Delete '
+        'the volume and create it again.')
+
+
+def _drop_temporary(rec):
+    record.remove_file(_temporary(rec))
     rec.finish()
+
+
+def _recover_extend(rec):
+    _set_size(rec.path(rec.active), rec.top)
+    rec.finish()
+
+
+def _recover_manage(rec):
+    path = rec.path(rec.active)
+    if not os.path.lexists(path):
+        _refuse(rec)
+    _grow(path, rec.top, rec.top['size'])
+    rec.finish()
+
+
+def _recover_take_over(rec):
+    record.remove(rec.root, rec.intent['old'])
+    rec.finish()
+
+
+def _remove_obsolete(rec):
+    record.remove_file(rec.path(rec.intent['file']))
+    rec.finish()
+
+
+def _begin_snapshot(rec, snapshot, operation):
+    name = '%s.%s' % (record.base_name(rec.volume), snapshot)
+    path = rec.path(name)
+    if os.path.lexists(path):
+        raise exception.FileExists(path=path)
+    _checked_chain(rec, rec.active)
+    # A child is recorded before its overlay exists.
+    rec.top['children'].append(name)
+    rec.begin(operation, snapshot=snapshot, file=name, lower=rec.active)
+    with _undone_on_error(rec, _drop_overlay):
+        _make_overlay(path, rec.top['size'], rec, rec.active)
+        record.sync_directory(rec.root)
+
+
+def _adopt_overlay(rec):
+    name, lower = rec.intent['file'], rec.intent['lower']
+    below = rec.layers[lower]
+    rec.add_layer(name, 'qcow2', below['size'], parent=lower,
+                  thick=below['thick'])
+    rec.active = rec.snapshots[rec.intent['snapshot']] = name
+    rec.finish()
+
+
+def _drop_overlay(rec):
+    rec.layers[rec.intent['lower']]['children'].remove(rec.intent['file'])
+    record.remove_file(rec.path(rec.intent['file']))
+    rec.finish()
+
+
+def _settle_snapshot(rec):
+    """Find out whether the guest has moved to the overlay.
+
+    An empty overlay can always go: the volume has the same content without
+    it, and nobody was told that there is a snapshot.
+    """
+    overlay, lower = (rec.path(rec.intent[role]) for role in ('file', 'lower'))
+    moved = os.path.lexists(overlay) and (
+        qemu_img.is_written(overlay) or
+        not qemu_img.is_written(lower) and qemu_img.has_data(overlay))
+    LOG.info('%(overlay)s %(is)s what the guest of volume %(volume)s writes '
+             'to.', {'overlay': overlay, 'is': 'is' if moved else 'is not',
+                     'volume': rec.volume})
+    (_adopt_overlay if moved else _drop_overlay)(rec)
+
+
+def _settle_merge(rec):
+    """Find out, by what refers to which file, if the guest merged layers."""
+    intent = rec.intent
+    name, lower = intent['file'], intent['lower']
+    if intent['pull']:
+        upper, goal, gone = name, rec.layers[lower]['parent'], lower
+    else:
+        upper, goal, gone = rec.layers[name]['children'][0], lower, name
+    backing = qemu_img.info(rec.path(upper),
+                            'qcow2').get('backing-filename')
+    if backing == goal:
+        _relink(rec, upper, goal, gone)
+    elif backing != gone:
+        raise exception.RecordError(
+            volume=rec.volume, reason='%s refers to %s, its record to %s. '
+            'Check where the file came from.' % (rec.path(upper), backing,
+                                                 gone))
+    elif qemu_img.is_written(rec.path(rec.active)):
+        raise exception.OperationPending(
+            volume=rec.volume, operation=_named(intent),
+            cure='Wait until it ends. If it has failed, delete the snapshot '
+            'again, or stop the server.')
+    elif intent['pull']:
+        # What was pulled so far is in both layers, and harms nobody.
+        rec.finish()
+    else:
+        rec.begin('merge', snapshot=intent['snapshot'], file=name,
+                  lower=lower)
+        _merge(rec)
+
+
+def _relink(rec, upper, goal, gone):
+    """Record that an image lies on another one, and remove what is between."""
+    layers = rec.layers
+    layers[upper]['parent'] = goal
+    if goal is not None:
+        layers[goal]['children'] = [
+            upper if child == gone else child
+            for child in layers[goal]['children'] if child != upper]
+        layers[goal]['size'] = max(layers[goal]['size'], _checked_size(
+            rec.path(goal), layers[goal]))
+    del rec.snapshots[rec.intent['snapshot']]
+    for snapshot, overlay in rec.snapshots.items():
+        if overlay == gone:
+            rec.snapshots[snapshot] = upper
+    del layers[gone]
+    rec.begin('remove', file=gone)
+    _remove_obsolete(rec)
+
+
+def _mergeable(rec, snapshot):
+    """Whether a snapshot's layer can be merged; otherwise it is dropped."""
+    if snapshot not in rec.snapshots:
+        LOG.info('Snapshot %(snapshot)s of volume %(volume)s is not on '
+                 'this share any more.',
+                 {'snapshot': snapshot, 'volume': rec.volume})
+        return False
+    name = rec.snapshots[snapshot]
+    lower = rec.layers[name]['parent']
+    above = rec.layers[name]['children']
+    if (rec.layers[lower]['children'] == [name] and len(above) <= 1 and
+            set(above) <= set(rec.layers)):
+        return True
+    LOG.info('%(lower)s stays below %(name)s, as other files share '
+             'them.', {'lower': lower, 'name': name})
+    del rec.snapshots[snapshot]
+    rec.save()
+    return False
 
 
 def _merge(rec):
@@ -414,8 +892,81 @@ def _merge(rec):
     if rec.active == name:
         rec.active = lower
     rec.begin('remove', file=name)
-    record.remove_file(rec.path(name))
+    _remove_obsolete(rec)
+
+
+def _switch(rec, name, layer, obsolete=()):
+    """Let the temporary file, as a layer, take the place of the top one.
+
+    :param obsolete: names of layers that go
+    """
+    rec.begin('switch', file=name, layer=layer, obsolete=list(obsolete))
+    _finish_switch(rec)
+
+
+def _finish_switch(rec):
+    intent = rec.intent
+    try:
+        os.rename(_temporary(rec), rec.path(intent['file']))
+    except FileNotFoundError:
+        # It was killed after this step.
+        pass
+    record.sync_directory(rec.root)
+    rec.active = intent['file']
+    rec.layers[rec.active] = intent['layer']
+    for name in intent['obsolete']:
+        rec.layers.pop(name, None)
+    rec.save()
+    for name in intent['obsolete']:
+        record.remove_file(rec.path(name))
     rec.finish()
+
+
+_RECOVERIES = {
+    'create': _refuse,
+    # Who asks for the volume has found its new share in the database.
+    'arrive': record.Record.finish,
+    'load': _drop_temporary,
+    'revert': _drop_temporary,
+    'convert': _drop_temporary,
+    'switch': _finish_switch,
+    'extend': _recover_extend,
+    'snapshot': _drop_overlay,
+    'online-snapshot': _settle_snapshot,
+    'merge': _merge,
+    'online-merge': _settle_merge,
+    'remove': _remove_obsolete,
+    'manage': _recover_manage,
+    'take-over': _recover_take_over,
+}
+
+
+def _named(intent):
+    return '"%(operation)s" of snapshot %(snapshot)s' % dict(
+        {'snapshot': None}, **intent)
+
+
+def _below(rec, name):
+    """The layers below one, from top to bottom."""
+    names = []
+    while rec.layers[name]['parent'] is not None:
+        name = rec.layers[name]['parent']
+        names.append(name)
+    return names
+
+
+def _above(rec, name):
+    """The layers of the active chain above one."""
+    chain = [rec.active, *_below(rec, rec.active)]
+    return chain[:chain.index(name)]
+
+
+def _copy_contents(rec, name, path, layer):
+    """Write a chain's contents into a new image that looks like a layer."""
+    _make_image(path, layer)
+    qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
+                     layer['format'], empty_target=True)
+    _sync(path)
 
 
 def _description(rec):

@@ -36,10 +36,6 @@ class InvalidShare(LustreException):
     message = 'Invalid Lustre share "%(share)s": %(reason)s'
 
 
-class InvalidConfiguration(LustreException):
-    """The configuration leaves nothing to work with."""
-
-
 class MountFailed(LustreException):
     """A share could not be mounted."""
 
@@ -69,6 +65,17 @@ class RecordError(LustreException):
     """A volume's record is missing, damaged or does not fit its files."""
 
     message = 'The record of volume %(volume)s cannot be used: %(reason)s'
+
+
+class RecordMissing(RecordError):
+    """A volume has no record on the share."""
+
+
+class OperationPending(LustreException):
+    """Nova, or the guest, has yet to finish an operation on the volume."""
+
+    message = ('%(operation)s of volume %(volume)s by Nova has not come to '
+               'an end. %(cure)s')
 
 
 class SnapshotNotFound(LustreException):

@@ -18,10 +18,12 @@ never come from a file's contents.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
 import selectors
+import struct
 import subprocess
 
 from cinder_lustre import exception
@@ -35,6 +37,10 @@ _PERCENT = re.compile(rb'\((\d+\.\d+)/100%\)')
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 # Coroutines of a copy; more than eight gain nothing on one file.
 _COROUTINES = '8'
+# Python has no name for it.
+_F_OFD_GETLK = 36
+# RAW_LOCK_PERM_BASE and BLK_PERM_WRITE of QEMU's block/file-posix.c.
+_WRITE_PERMISSION = 100 + 1
 
 
 def create(path, fmt, size, backing=None, backing_fmt=None,
@@ -109,6 +115,29 @@ def info(path, fmt):
                             path], path))
 
 
+def has_data(path):
+    """Whether anything was written to a qcow2 overlay itself."""
+    checked = json.loads(_run(['check', '-U', '-f', 'qcow2', '--output=json',
+                               path], path, codes=(0, 3)))
+    return checked.get('allocated-clusters', 0) > 0
+
+
+def is_written(path):
+    """Whether a guest, or any other QEMU, has an image open for writing.
+
+    QEMU locks one byte for each permission that it uses, on all hosts that
+    share a file; "qemu-img info" does not ask for these of a raw image.
+    """
+    lock = struct.Struct('hhqqi4x')
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, lock.pack(
+            fcntl.F_WRLCK, os.SEEK_SET, _WRITE_PERMISSION, 1, 0))
+    finally:
+        os.close(descriptor)
+    return lock.unpack(answer)[0] != fcntl.F_UNLCK
+
+
 def _cache_mode(path):
     """Write past the page cache where the file system can do that.
 
@@ -130,7 +159,7 @@ def _known(fmt):
     return fmt
 
 
-def _run(arguments, path):
+def _run(arguments, path, codes=(0,)):
     command = ['qemu-img'] + arguments
     # close_fds: the fence goes on while an orphaned qemu-img still writes.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL,
@@ -141,7 +170,7 @@ def _run(arguments, path):
         except BaseException:
             proc.kill()
             raise
-    if proc.returncode:
+    if proc.returncode not in codes:
         stderr = err.decode(errors='replace').strip()
         for reason in _FULL:
             if reason in stderr:

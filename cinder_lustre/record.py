@@ -41,6 +41,9 @@ DIRECTORY = '.cinder-lustre'
 # Seconds that an operation waits for another one's children to end.
 _FENCE_WAIT = 30
 _FENCE_POLL = 0.1
+# Seconds that the servers take to evict a dead host that holds a lock (seen:
+# 110), and some more.
+_EVICTION = 180
 # What qemu-img takes for a file name wherever it stands.
 _PLAIN_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]*')
 
@@ -66,6 +69,8 @@ class Record:
         self.snapshots = snapshots or {}
         self.intent = intent
         self._mirrored = None
+        # Whether something is left for the next operation to do.
+        self.unsettled = False
 
     @property
     def top(self):
@@ -128,17 +133,19 @@ class Record:
         self._mirrored = self.info
 
 
-def load(root, volume):
+def load(root, volume, repair=True):
     """Read and check the record of a volume; the fence must be held.
 
     A mirror that differs is written anew: the sidecar is the truth.
 
-    :raises: RecordError when it is missing, damaged, or of a newer release
+    :param repair: write the mirror; not under a shared fence
+    :raises: RecordMissing; RecordError when it is damaged, or of a newer
+             release
     """
     path = _sidecar(root, volume)
     content = _read(path)
     if content is None:
-        raise exception.RecordError(
+        raise exception.RecordMissing(
             volume=volume, reason='there is no %s. Restore it from a backup '
             'of the share before using the volume.' % path)
     try:
@@ -154,7 +161,7 @@ def load(root, volume):
                 version, data['volume']))
         record = Record(root, volume, data['active'], data['layers'],
                         data['snapshots'], data['intent'])
-        _check(record)
+        check(record)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise exception.RecordError(
             volume=volume, reason='%s is damaged (%r). Restore it from a '
@@ -162,7 +169,9 @@ def load(root, volume):
         ) from exc
     mirror = _read(_mirror(root, volume))
     record._mirrored = record.info
-    if mirror != (record.info and _serialise(record.info)):
+    outdated = mirror != (record.info and _serialise(record.info))
+    record.unsettled = outdated or record.intent is not None
+    if outdated and repair:
         LOG.info('Writing %s anew from the record of the volume.',
                  _mirror(root, volume))
         try:
@@ -196,7 +205,49 @@ def exists(root, volume):
     return os.path.lexists(_sidecar(root, volume))
 
 
-def _check(record):
+def read_mirror(root, volume):
+    """The names of files by snapshot id in what RemoteFS drivers wrote.
+
+    :returns: also the active file, by 'active'; without a mirror, the base
+    :raises: RecordError when it is damaged
+    """
+    path = _mirror(root, volume)
+    content = _read(path)
+    if content is None:
+        return {'active': base_name(volume)}
+    try:
+        info = json.loads(content)
+        info['active']
+        for name in info.values():
+            _check_name(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise exception.RecordError(
+            volume=volume, reason='%s is damaged (%r). Restore it from a '
+            'backup of the share before using the volume.' % (path, exc)
+        ) from exc
+    return info
+
+
+def volumes(root):
+    """The name_ids of the volumes that have a record, in no order."""
+    try:
+        with os.scandir(os.path.join(root, DIRECTORY)) as entries:
+            return [entry.name[:-len('.json')] for entry in entries
+                    if entry.name.endswith('.json')]
+    except FileNotFoundError:
+        return []
+
+
+def intent(root, volume):
+    """The intent of a volume, read without its fence; None without one."""
+    try:
+        return json.loads(_read(_sidecar(root, volume)) or '{}').get('intent')
+    except (AttributeError, ValueError):
+        # Whoever uses the volume is told that its record is damaged.
+        return None
+
+
+def check(record):
     """Raise ValueError unless names are plain and the chain is one."""
     for name, layer in record.layers.items():
         _check_name(name)
@@ -217,8 +268,10 @@ def _check(record):
     if record.intent is not None:
         if not isinstance(record.intent.get('operation'), str):
             raise ValueError('%r is no intent' % record.intent)
-        for role in {'file', 'lower'} & set(record.intent):
+        for role in {'file', 'lower', 'old'} & set(record.intent):
             _check_name(record.intent[role])
+        for name in record.intent.get('obsolete', ()):
+            _check_name(name)
     seen = set()
     name = record.active
     while name is not None:
@@ -232,20 +285,26 @@ def _check(record):
                 snapshot, name))
 
 
+def is_plain(name):
+    """Whether a name stands for a file of the share, wherever it is used."""
+    return bool(_PLAIN_NAME.fullmatch(name))
+
+
 def _check_name(name):
-    if not _PLAIN_NAME.fullmatch(name):
+    if not is_plain(name):
         raise ValueError('%r is not a plain file name' % name)
 
 
 @contextlib.contextmanager
-def fence(root, volume, create=False):
+def fence(root, volume, create=False, shared=False):
     """Keep every other process of every host away from a volume's files.
 
     Children inherit the lock, so that one which outlives its parent keeps it.
     What is made meanwhile is for the service's user and group alone.
 
     :param create: make the lock, for a volume that is new here
-    :raises: VolumeBusy, RecordError when the volume is unknown
+    :param shared: only keep those away that would change the files
+    :raises: VolumeBusy, RecordMissing when the volume is unknown
     """
     os.umask(0o007)
     if create:
@@ -258,11 +317,14 @@ def fence(root, volume, create=False):
             missing = os.O_CREAT * (create or exists(root, volume))
             descriptor = os.open(path, os.O_RDWR | missing, 0o600)
         except FileNotFoundError:
-            raise exception.RecordError(
+            raise exception.RecordMissing(
                 volume=volume, reason='there is no %s, so the volume is not '
                 'on this share.' % path) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Even without waiting, Lustre first evicts a host that is dead.
+            with worker.patience(_EVICTION):
+                fcntl.flock(descriptor, fcntl.LOCK_NB | (
+                    fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
         except BlockingIOError:
             os.close(descriptor)
             if time.monotonic() > deadline:
@@ -292,10 +354,9 @@ def fence(root, volume, create=False):
 
 def _holder(root, volume):
     try:
-        intent = json.loads(_read(_sidecar(root, volume)))['intent']
-        return '"%s" of process %s on host %s' % (
-            intent['operation'], intent['pid'], intent['host'])
-    except (KeyError, TypeError, ValueError):
+        return '"%(operation)s" of process %(pid)s on host %(host)s' % intent(
+            root, volume)
+    except (KeyError, TypeError):
         return 'another process'
 
 

@@ -20,6 +20,7 @@ long. A child that cannot be killed opens the breaker: nothing new is started
 on that share until it has gone.
 """
 
+import contextlib
 import errno
 import importlib
 import json
@@ -40,6 +41,8 @@ LOG = logging.getLogger(__name__)
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
+# Seconds between two signs of life of a child that has to wait.
+_BEAT = 5
 
 
 class _Silence(Exception):
@@ -250,6 +253,33 @@ def progress(value):
     """
     if _channel is not None:
         _send({'progress': value})
+
+
+@contextlib.contextmanager
+def patience(seconds):
+    """Let a call of the body block for longer than a child may be silent.
+
+    :param seconds: how long silence is then no sign of trouble
+    """
+    if _channel is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def beat():
+        deadline = time.monotonic() + seconds
+        # The body finds out by itself that the parent has gone.
+        with contextlib.suppress(BrokenPipeError):
+            while not ended.wait(_BEAT) and time.monotonic() < deadline:
+                progress(None)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _send(message):

@@ -310,7 +310,7 @@ class EventletTestCase(testtools.TestCase):
         answers = [one.run(functions.echo, 'x' * 300000, timeout=60)[0][0]
                    == 'x' * 300000]
         for func, *args in ((functions.raise_os_error, 110, 'x'),
-                            (functions.raise_ours, 'InvalidConfiguration'),
+                            (functions.raise_ours, 'LustreException'),
                             (functions.exit_at_once, 3)):
             kwargs = {'reason': 'r'} if len(args) == 1 and args != [3] else {}
             try:
@@ -367,7 +367,7 @@ class EventletTestCase(testtools.TestCase):
             text = stream.read()
         self.assertEqual(0, result.returncode, text)
         self.assertEqual(
-            [True, 'TimeoutError', 'InvalidConfiguration', 'WorkerDied', 'go',
+            [True, 'TimeoutError', 'LustreException', 'WorkerDied', 'go',
              'wait_for was silent for 0.01 seconds.',
              'an earlier operation still hangs on', [[], {}]],
             json.loads(text.splitlines()[-1]))
