@@ -18,7 +18,9 @@ made before the record switches to them, and old ones are removed last. The
 next operation on the volume finishes or undoes what was left.
 
 While Nova works on a volume that is attached, the intent stays and the fence
-is free. What QEMU has open then tells how far it came.
+is free. What QEMU has open then tells how far it came; those functions that
+judge it must not run beside the one who waits for Nova, so a lock of Cinder's
+keeps all but :func:`copy` and :func:`export` of one volume apart.
 """
 
 import contextlib
@@ -36,6 +38,8 @@ from cinder_lustre import worker
 LOG = logging.getLogger(__name__)
 
 _ZEROS = bytes(4 << 20)
+# What Nova carries out: only who asked Nova for it may judge how it ended.
+_ONLINE = ('online-snapshot', 'online-merge')
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -215,16 +219,20 @@ def describe(root, volume):
     :raises: SizeMismatch when the file's virtual size is larger than the
              record's, which a guest may have brought about
     """
-    with _reading(root, volume, mergeable=False) as rec:
-        actual = _checked_chain(rec, rec.active)
-        if actual >= rec.top['size']:
-            return _description(rec)
+    if not record.load(root, volume, repair=False).unsettled:
+        with record.fence(root, volume, shared=True):
+            rec = record.load(root, volume, repair=False)
+            if (not rec.unsettled and
+                    _checked_chain(rec, rec.active) >= rec.top['size']):
+                return _description(rec)
     with _opened(root, volume, mergeable=False) as rec:
         path = rec.path(rec.active)
-        LOG.warning('Growing %(path)s from %(actual)s to %(size)s bytes.',
-                    {'path': path, 'actual': actual,
-                     'size': rec.top['size']})
-        _grow(path, rec.top, rec.top['size'])
+        actual = _checked_chain(rec, rec.active)
+        if actual < rec.top['size']:
+            LOG.warning('Growing %(path)s from %(actual)s to %(size)s bytes.',
+                        {'path': path, 'actual': actual,
+                         'size': rec.top['size']})
+            _grow(path, rec.top, rec.top['size'])
         return _description(rec)
 
 
@@ -314,7 +322,11 @@ def begin_delete_snapshot(root, volume, snapshot):
     :returns: what Nova has to know, as RemoteFS drivers tell it; None where
               there is nothing to merge
     """
-    with _opened(root, volume) as rec:
+    with _opened(root, volume, mergeable=False) as rec:
+        if rec.intent and rec.intent.get('snapshot') != snapshot:
+            raise exception.OperationPending(
+                volume=volume, operation=_named(rec.intent),
+                cure='Delete that snapshot again first.')
         if not _mergeable(rec, snapshot):
             return None
         name = rec.snapshots[snapshot]
@@ -397,6 +409,13 @@ def adopt(root, volume, active_fmt, base_fmt):
                 volume=volume, reason='its .info and its files do not fit '
                 'together (%s). Nothing was changed; check the files.' % exc
             ) from exc
+        strange = [name for name in os.listdir(root)
+                   if name.startswith(record.base_name(volume) + '.') and
+                   not name.endswith('.info') and name not in rec.layers]
+        if strange:
+            raise exception.RecordError(
+                volume=volume, reason='%s is there, but not in its .info. '
+                'Restore that from a backup of the share.' % min(strange))
         rec.save()
         LOG.info('Took over volume %(volume)s with its files %(names)s.',
                  {'volume': volume, 'names': ', '.join(rec.layers)})
@@ -458,9 +477,8 @@ def manage(root, name, volume, fmt, size):
         return describe(root, volume)
     if old is not None:
         return _take_over(root, old, volume, size)
-    path = os.path.join(root, name)
-    layer = {'format': fmt, 'size': size, 'parent': None, 'thick': False}
-    actual = _checked_size(path, layer)
+    path = _file_of(root, name)
+    actual = _checked_size(path, {'format': fmt, 'parent': None})
     if actual > size:
         raise exception.SizeMismatch(
             path=path, actual=actual, expected=size,
@@ -517,10 +535,10 @@ def manageable(root):
     """The volumes on a share, and files that could become volumes.
 
     :returns: dictionaries with ``name`` (of the active file), ``volume`` (the
-              name_id of the record, or None), ``size`` (bytes, None where it
-              is not known), ``format`` and ``layers`` (file names of the
-              layers from the active one down, with a snapshot's data below
-              each)
+              name_id of the record, or None), ``size`` (bytes; of the file
+              where there is no record) and ``layers``, a list of ``name``,
+              ``size`` and ``snapshot`` (an id or None) of each layer below
+              the active file
     """
     found = []
     files = set(os.listdir(root))
@@ -533,29 +551,36 @@ def manageable(root):
                         {'volume': volume, 'error': exc})
             continue
         files.difference_update(rec.layers)
+        names = {rec.layers[overlay]['parent']: snapshot
+                 for snapshot, overlay in rec.snapshots.items()}
         found.append({'name': rec.active, 'volume': volume,
-                      'size': rec.top['size'], 'format': rec.top['format'],
-                      'layers': [rec.active, *_below(rec, rec.active)]})
+                      'size': rec.top['size'], 'layers': [
+                          {'name': name, 'size': rec.layers[name]['size'],
+                           'snapshot': names.get(name)}
+                          for name in _below(rec, rec.active)]})
     for name in sorted(files):
-        if record.is_plain(name) and not name.endswith('.info'):
-            path = os.path.join(root, name)
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                # Its format, and so its size, is for the operator to say.
-                found.append({'name': name, 'volume': None, 'format': None,
-                              'size': os.lstat(path).st_size, 'layers': []})
+        path = os.path.join(root, name)
+        if (record.is_plain(name) and not name.endswith('.info') and
+                stat.S_ISREG(os.lstat(path).st_mode)):
+            found.append({'name': name, 'volume': None, 'layers': [],
+                          'size': os.lstat(path).st_size})
     return found
 
 
-def file_size(root, name, fmt):
-    """The virtual size in bytes that a file, or its volume, has.
+def look_up(root, name, fmt):
+    """What :func:`manage` would take over.
 
     :param fmt: the format of a file without a record
+    :returns: ``size`` (bytes) and ``volume`` (the name_id of the record, or
+              None)
     """
     old = _volume_of(root, name)
     if old is not None:
-        return describe(root, old)['size']
-    return _checked_size(os.path.join(root, name),
-                         {'format': fmt, 'parent': None})
+        size = describe(root, old)['size']
+    else:
+        size = _checked_size(_file_of(root, name),
+                             {'format': fmt, 'parent': None})
+    return {'size': size, 'volume': old}
 
 
 def name_snapshot(root, volume, snapshot, name):
@@ -599,6 +624,18 @@ def _overlay_over(rec, name):
             volume=rec.volume, reason='%s already is one of its snapshots.'
             % name)
     return overlay
+
+
+def _file_of(root, name):
+    """The path of a file by its name relative to the share."""
+    path = os.path.normpath(os.path.join(root, name))
+    directory = os.path.realpath(os.path.dirname(path))
+    if (os.path.commonpath([directory, os.path.realpath(root)]) !=
+            os.path.realpath(root) or
+            record.DIRECTORY in os.path.relpath(path, root).split(os.sep)):
+        raise exception.LustreException(
+            reason='%s is not a file of the share.' % name)
+    return path
 
 
 def _volume_of(root, name):
@@ -660,22 +697,26 @@ def _forget(rec):
 
 
 @contextlib.contextmanager
-def _reading(root, volume, mergeable=True):
+def _reading(root, volume):
     """An existing volume's record, after recovery, for reading its files.
 
-    :param mergeable: see :func:`_opened`
+    What Nova is doing may go on: no layer that can be read goes meanwhile.
     """
     if (not record.exists(root, volume) or
-            record.load(root, volume, repair=False).unsettled):
-        with _opened(root, volume, mergeable):
+            _recoverable(record.load(root, volume, repair=False))):
+        with _opened(root, volume):
             pass
     with record.fence(root, volume, shared=True):
         rec = record.load(root, volume, repair=False)
-        if rec.intent and mergeable:
-            raise exception.OperationPending(
-                volume=volume, operation=_named(rec.intent),
-                cure='Repeat the operation.')
+        if _recoverable(rec):
+            raise exception.VolumeBusy(
+                volume=volume, holder='another process')
         yield rec
+
+
+def _recoverable(rec):
+    return rec.unsettled and not (
+        rec.intent and rec.intent['operation'] in _ONLINE)
 
 
 @contextlib.contextmanager

@@ -72,6 +72,12 @@ volume_opts = [
                     help='Lustre shares, in the form of a line of '
                          'lustre_shares_config, instead of that file. May be '
                          'given several times.'),
+    cfg.IntOpt('lustre_ost_reserved_percentage',
+               default=5, min=0, max=100,
+               help='Percentage of each OST that should stay free; the log '
+                    'names OSTs that have less. A volume gets errors when '
+                    'its OST is full, however much space the share has, so '
+                    'with 0 nothing warns before that.'),
     cfg.BoolOpt('lustre_sparsed_volumes',
                 default=True,
                 help='Create volumes thin: they take space when it is '

@@ -28,6 +28,7 @@ DEFAULTS = {
     'lustre_mount_options': 'flock',
     'lustre_mount_timeout': 60,
     'lustre_operation_timeout': 60,
+    'lustre_ost_reserved_percentage': 5,
     'lustre_qcow2_volumes': False,
     'lustre_sparsed_volumes': True,
     'lustre_connection_type': 'lustre',

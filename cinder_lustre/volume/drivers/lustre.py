@@ -13,6 +13,8 @@
 """Cinder volumes as files on Lustre: the verbs that Cinder calls."""
 
 from concurrent import futures
+import contextlib
+import math
 import os
 import shutil
 import time
@@ -40,6 +42,7 @@ from cinder_lustre.brick import client
 from cinder_lustre.brick import mount
 from cinder_lustre import chain
 from cinder_lustre import exception as lustre_exception
+from cinder_lustre import lfs
 from cinder_lustre import opts
 from cinder_lustre import qemu_img
 from cinder_lustre import record
@@ -50,6 +53,13 @@ LOG = logging.getLogger(__name__)
 
 # Seconds between two lines in the log about one copy.
 _PROGRESS_INTERVAL = 10
+# What the statistics begin with that tell other backends how to migrate here.
+_LOCATION = 'LustreDriver:'
+_DETACHED = fields.VolumeAttachStatus.DETACHED
+# The states of a volume or attachment that is about to change its file.
+_MOVING = (fields.VolumeAttachStatus.RESERVED,
+           fields.VolumeAttachStatus.ATTACHING,
+           'detaching')
 
 CONF = cfg.CONF
 CONF.register_opts(opts.mount_opts + opts.volume_opts,
@@ -93,6 +103,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         # The full share strings by identity; self.shares has the options.
         self._sources = {}
         self._workers = {}
+        # The volumes of a share that need recovery when the service starts.
+        self._unsettled = {}
         # The last known sizes of the shares in bytes.
         self._totals = {}
 
@@ -109,6 +121,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :raises: VolumeBackendAPIException without any valid share
         """
         super().do_setup(context)
+        self._unsettled.clear()
         self.set_nas_security_options(self._is_voldb_empty_at_startup)
         for option in ('nas_host', 'nas_share_path', 'nas_mount_options'):
             if getattr(self.configuration, option):
@@ -229,7 +242,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         try:
             identity = self._identity(lustre_share)
             self._remotefsclient.mount(
-                self._sources.get(identity, identity),
+                self._sources.get(identity, lustre_share),
                 (self.shares.get(identity) or '').split())
         except (lustre_exception.LustreException, OSError) as exc:
             raise exception.VolumeBackendAPIException(data=str(exc)) from exc
@@ -244,24 +257,51 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def _worker(self, identity):
         return self._workers.setdefault(identity, worker.Worker(identity))
 
-    def _run(self, func, lustre_share, *args, **kwargs):
+    def _run(self, func, lustre_share, *args, other=None, **kwargs):
         """Run a function on the root of a mounted share, in a child.
 
-        :raises: VolumeBackendAPIException
+        :param other: another share that the function works on
+        :raises: VolumeBackendAPIException; VolumeIsBusy while another
+                 process, or Nova, works on the volume
         """
         self._ensure_share_mounted(lustre_share)
         identity = self._identity(lustre_share)
         try:
-            return self._worker(identity).run(
+            child = self._worker(identity)
+            if other and self._identity(other) != identity:
+                # A child that hangs tells nothing about which one it is.
+                child.check()
+                self._worker(self._identity(other)).check()
+                child = self._worker('%s and %s' % (identity,
+                                                    self._identity(other)))
+            return child.run(
                 func, self._get_mount_point_for_share(identity), *args,
                 timeout=self.configuration.lustre_operation_timeout,
                 on_progress=_Progress(func, args), **kwargs)
+        except (lustre_exception.VolumeBusy,
+                lustre_exception.OperationPending) as exc:
+            raise exception.VolumeIsBusy(message=str(exc)) from exc
+        except lustre_exception.RecordMissing as exc:
+            raise _NoRecord(data=str(exc)) from exc
         except (lustre_exception.LustreException, OSError) as exc:
             raise exception.VolumeBackendAPIException(data=str(exc)) from exc
 
     def _run_on(self, func, volume, *args, **kwargs):
-        return self._run(func, volume.provider_location, volume.name_id,
-                         *args, **kwargs)
+        """Run a function on a volume's files.
+
+        A volume that a RemoteFS driver wrote here gets a record first.
+        """
+        try:
+            return self._run(func, volume.provider_location, volume.name_id,
+                             *args, **kwargs)
+        except _NoRecord:
+            formats = volume.admin_metadata or {}
+            if not formats.get('format'):
+                raise
+            self._run(chain.adopt, volume.provider_location, volume.name_id,
+                      formats['format'], formats.get('base_format'))
+            return self._run(func, volume.provider_location, volume.name_id,
+                             *args, **kwargs)
 
     # Capacity
 
@@ -295,17 +335,22 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         if not self._mounted_shares:
             raise exception.RemoteFSNoSharesMounted()
         _format, thick = self._layout_of(volume)
-        capacities = self._for_each(self._get_available_capacity,
-                                    self._mounted_shares)
+        return self._roomiest(self._mounted_shares, volume.size, thick)
+
+    def _roomiest(self, shares, size, thick):
+        """The share with the most room for a volume.
+
+        :param size: GiB
+        :raises: RemoteFSNoSuitableShareFound
+        """
+        capacities = self._for_each(self._get_available_capacity, shares)
         room = {
             identity: (available -
                        total * self.configuration.reserved_percentage / 100)
             for identity, (available, total) in capacities.items()}
-        wanted = volume.size * units.Gi if thick else 0
         best = max(room, key=room.get, default=None)
-        if best is None or room[best] <= wanted:
-            raise exception.RemoteFSNoSuitableShareFound(
-                volume_size=volume.size)
+        if best is None or room[best] <= (size * units.Gi if thick else 0):
+            raise exception.RemoteFSNoSuitableShareFound(volume_size=size)
         return best
 
     def _update_volume_stats(self):
@@ -314,6 +359,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         capacities = self._for_each(self._get_available_capacity,
                                     self._mounted_shares)
         self._mounted_shares = list(capacities)
+        for identity in self.shares:
+            self._report_targets(identity)
         free = sum(available for available, _total in capacities.values())
         self._totals.update({identity: total for identity, (_available, total)
                              in capacities.items()})
@@ -334,12 +381,40 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                 volume_utils.get_max_over_subscription_ratio(
                     self.configuration.max_over_subscription_ratio,
                     supports_auto=True)),
-            'thin_provisioning_support': True,
+            # A type that does not say which one gets what the option says.
+            'thin_provisioning_support': (
+                self.configuration.lustre_sparsed_volumes),
             'thick_provisioning_support': True,
             'sparse_copy_volume': True,
             'online_extend_support': True,
+            'multiattach': True,
             'QoS_support': False,
+            'location_info': _LOCATION + '|'.join(
+                sorted(self._sources.values())),
         }
+
+    def _report_targets(self, identity):
+        """Log which targets of a share are down or nearly full."""
+        fsname = share.Share.parse(identity).fsname
+        down = [target for target, state in
+                (lfs.target_states(fsname) or {}).items()
+                if state == lfs.DISCONNECTED]
+        if down:
+            LOG.error('%(targets)s of share %(share)s do not answer. Volumes '
+                      'on them cannot be used until their servers are back.',
+                      {'targets': ', '.join(sorted(down)), 'share': identity})
+        reserved = self.configuration.lustre_ost_reserved_percentage
+        full = ['%s (%.0f %% free)' % (target, 100 * free / total)
+                for target, (free, total) in
+                (lfs.ost_space(fsname) or {}).items()
+                if free * 100 < total * reserved]
+        if full:
+            LOG.warning('Less than %(reserved)s %% are free on %(targets)s of '
+                        'share %(share)s: guests get errors when one is full, '
+                        'whatever the others have. Move files with "lfs '
+                        'migrate", or add OSTs.',
+                        {'reserved': reserved, 'share': identity,
+                         'targets': ', '.join(sorted(full))})
 
     # Volumes
 
@@ -348,7 +423,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
         :raises: InvalidVolumeType
         """
-        specs = volume.volume_type.extra_specs if volume.volume_type else {}
+        return self._layout_of_type(volume.volume_type)
+
+    def _layout_of_type(self, volume_type):
+        specs = (volume_type and volume_type.extra_specs) or {}
         default = 'qcow2' if self.configuration.lustre_qcow2_volumes else 'raw'
         fmt = specs.get('lustre:format', default)
         if fmt not in qemu_img.FORMATS:
@@ -376,19 +454,31 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                 message=_('Encrypted volumes are not supported on Lustre '
                           'yet. Use a volume type without encryption.'))
         layout = self._layout_of(volume)
+        if volume.multiattach and layout[0] != 'raw':
+            raise exception.InvalidVolumeType(
+                reason=_('only raw volumes can be attached to several '
+                         'servers; set lustre:format to raw.'))
         volume.provider_location = self._find_share(volume)
         # Before there are files: a deletion after a crash must find them.
         volume.save()
         return layout
 
     @staticmethod
-    def _save_format(volume, fmt):
-        """Mirror the format of the active file in the database."""
+    def _publish(volume, layout):
+        """Let the database say which file is active, and its format."""
         # Users who are not administrators create volumes too.
         with volume.obj_as_admin():
-            if volume.admin_metadata.get('format') != fmt:
-                volume.admin_metadata['format'] = fmt
+            if volume.admin_metadata.get('format') != layout['format']:
+                volume.admin_metadata['format'] = layout['format']
                 volume.save()
+        current = {'name': layout['active'], 'format': layout['format']}
+        for attachment in volume.volume_attachment:
+            known = attachment.connection_info
+            if known and 'name' in known and not (
+                    current.items() <= known.items()):
+                # Nova starts a server again with what stands here.
+                attachment.connection_info = dict(known, **current)
+                attachment.save()
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
     def create_volume(self, volume):
@@ -397,8 +487,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :returns: its provider_location, the identity of its share
         """
         fmt, thick = self._place(volume)
-        self._run_on(chain.create, volume, fmt, volume.size * units.Gi, thick)
-        self._save_format(volume, fmt)
+        self._publish(volume, self._run_on(
+            chain.create, volume, fmt, volume.size * units.Gi, thick))
         return {'provider_location': volume.provider_location}
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
@@ -419,26 +509,23 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                          'first.'))
         self._run_on(chain.extend, volume, size_gb * units.Gi)
 
-    def _refuse_attached(self, volume, verb):
-        if self._is_volume_attached(volume):
-            raise exception.InvalidVolume(
-                reason=_('volume %(volume)s is attached and cannot be '
-                         '%(verb)s. Detach it first.')
-                % {'volume': volume.id, 'verb': verb})
-
     def _copy_volume(self, source, snapshot_id, volume):
         """Make a volume from the content of another one."""
         fmt, thick = self._place(volume)
-        self._ensure_share_mounted(volume.provider_location)
-        self._run_on(
-            chain.copy, source, snapshot_id,
-            self._get_mount_point_for_share(volume.provider_location),
-            volume.name_id, fmt, volume.size * units.Gi, thick)
-        self._save_format(volume, fmt)
+        self._publish(volume, self._copy(
+            source, snapshot_id, volume.provider_location, volume.name_id,
+            fmt, volume.size, thick))
         return {'provider_location': volume.provider_location}
 
-    # Deleting the snapshot meanwhile would change what is being copied.
-    @coordination.synchronized('{self.driver_prefix}-{snapshot.volume.id}')
+    def _copy(self, source, snapshot_id, target_share, target, fmt, size,
+              thick, **kwargs):
+        self._ensure_share_mounted(target_share)
+        return self._run_on(
+            chain.copy, source, snapshot_id,
+            self._get_mount_point_for_share(target_share), target, fmt,
+            size * units.Gi, thick, other=target_share, **kwargs)
+
+    # The source's own fence keeps the snapshot as it is.
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
     def create_volume_from_snapshot(self, volume, snapshot):
         """Create a volume with the content of a snapshot."""
@@ -448,8 +535,42 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         return self._copy_volume(snapshot.volume, snapshot.id, volume)
 
     def _create_cloned_volume(self, volume, src_vref, context):
-        self._refuse_attached(src_vref, _('cloned'))
-        return self._copy_volume(src_vref, None, volume)
+        with self._frozen(context, src_vref) as snapshot_id:
+            return self._copy_volume(src_vref, snapshot_id, volume)
+
+    @contextlib.contextmanager
+    def _frozen(self, context, volume):
+        """Keep a volume as it is now, also while a server writes to it.
+
+        :returns: the id of a temporary snapshot to read, or None for the
+                  volume itself
+        """
+        if not self._check_attachments(volume):
+            yield None
+            return
+        snapshot = objects.Snapshot(
+            context=context.elevated(), volume_id=volume.id,
+            user_id=context.user_id, project_id=context.project_id,
+            status=fields.SnapshotStatus.CREATING, progress='0%',
+            volume_size=volume.size, display_name='tmp-snap-%s' % volume.id,
+            volume_type_id=volume.volume_type_id, use_quota=False)
+        snapshot.create()
+        try:
+            self._create_snapshot(snapshot)
+            yield snapshot.id
+        finally:
+            snapshot.status = fields.SnapshotStatus.DELETING
+            snapshot.save()
+            try:
+                self._delete_snapshot(snapshot)
+                snapshot.destroy()
+            except Exception:
+                # What was read from it is good.
+                LOG.exception('Temporary snapshot %(snapshot)s of volume '
+                              '%(volume)s is left. Delete it.',
+                              {'snapshot': snapshot.id, 'volume': volume.id})
+                snapshot.status = fields.SnapshotStatus.ERROR
+                snapshot.save()
 
     def get_backup_device(self, context, backup):
         """What cinder-backup reads: a volume, or a copy of a snapshot."""
@@ -489,7 +610,6 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def _copy_volume_to_image(self, context, volume, image_service,
                               image_meta, store_id=None):
         """Upload a volume, flattened straight into the image's format."""
-        self._refuse_attached(volume, _('uploaded'))
         layout = self._run_on(chain.describe, volume)
         image_utils.check_image_conversion_disable(
             image_meta['disk_format'], layout['format'], image_meta['id'],
@@ -498,15 +618,17 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         # Cinder converts once more while it compresses, and must not find
         # what a guest wrote where it expects an image.
         fmt = 'qcow2' if compressed else image_meta['disk_format']
-        if fmt == layout['format'] == 'raw':
+        if (fmt == layout['format'] == 'raw' and
+                not self._is_volume_attached(volume)):
             self._upload(context, image_service, image_meta, volume,
                          os.path.join(self._local_volume_dir(volume),
                                       layout['active']), fmt)
             return
         with image_utils.temporary_file(prefix='%s.%s' % (
                 volume.id, image_meta['id'])) as path:
-            self._run_on(chain.export, volume, None, path,
-                         image_utils.fixup_disk_format(fmt))
+            with self._frozen(context, volume) as snapshot_id:
+                self._run_on(chain.export, volume, snapshot_id, path,
+                             image_utils.fixup_disk_format(fmt))
             self._upload(context, image_service, image_meta, volume, path,
                          fmt)
 
@@ -518,26 +640,76 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     # Snapshots
 
+    def _check_attachments(self, volume):
+        """See that no attachment is about to open or to leave a file.
+
+        :returns: whether a server has the volume
+        :raises: InvalidVolume
+        """
+        states = [attachment.attach_status for attachment
+                  in volume.volume_attachment]
+        if volume.status in _MOVING or set(states) & set(_MOVING):
+            raise exception.InvalidVolume(
+                reason=_('volume %s is just being attached or detached. '
+                         'Repeat the operation when that has ended.')
+                % volume.id)
+        if not self._is_volume_attached(volume):
+            return False
+        if len(states) > 1:
+            raise exception.InvalidVolume(
+                reason=_('volume %s is attached to several servers, of which '
+                         'none can take its snapshots. Detach it from all '
+                         'but one.') % volume.id)
+        return True
+
     def _create_snapshot(self, snapshot):
         volume = snapshot.volume
-        self._refuse_attached(volume, _('given a snapshot'))
-        layout = self._run_on(chain.create_snapshot, volume, snapshot.id)
-        self._save_format(volume, layout['format'])
+        if not self._check_attachments(volume):
+            self._publish(volume, self._run_on(chain.create_snapshot, volume,
+                                               snapshot.id))
+            return
+        # What a killed service left is settled first: the guest has one file.
+        lower = self._run_on(chain.settle, volume)['active']
+        try:
+            self._create_snapshot_online(
+                snapshot, lower, self._get_new_snap_path(snapshot))
+        finally:
+            self._publish(volume, self._run_on(chain.settle, volume))
+
+    def _do_create_snapshot(self, snapshot, backing_filename, new_snap_path):
+        """Make the overlay for Nova; the base class calls this for it."""
+        self._run_on(chain.begin_snapshot, snapshot.volume, snapshot.id)
 
     def _delete_snapshot(self, snapshot):
         volume = snapshot.volume
-        if self._is_volume_attached(volume):
+        try:
+            if self._check_attachments(volume):
+                self._delete_snapshot_of_guest(volume, snapshot)
+            else:
+                self._publish(volume, self._run_on(
+                    chain.delete_snapshot, volume, snapshot.id))
+        except exception.VolumeIsBusy as exc:
             # Nothing is wrong with the snapshot: it is to stay available.
-            raise exception.SnapshotIsBusy(
-                _('snapshot %(snapshot)s cannot be deleted while volume '
-                  '%(volume)s is attached. Detach it first.')
-                % {'snapshot': snapshot.id, 'volume': volume.id})
-        layout = self._run_on(chain.delete_snapshot, volume, snapshot.id)
-        self._save_format(volume, layout['format'])
+            raise exception.SnapshotIsBusy(message=str(exc)) from exc
+
+    def _delete_snapshot_of_guest(self, volume, snapshot):
+        delete_info = self._run_on(chain.begin_delete_snapshot, volume,
+                                   snapshot.id)
+        if delete_info is None:
+            return
+        delete_info['volume_id'] = volume.id
+        try:
+            self._nova_assisted_vol_snap_delete(snapshot.obj_context,
+                                                snapshot, delete_info)
+        finally:
+            self._publish(volume, self._run_on(chain.settle, volume))
 
     def _revert_to_snapshot(self, context, volume, snapshot):
-        self._refuse_attached(volume, _('reverted'))
-        self._run_on(chain.revert, volume, snapshot.id)
+        if self._is_volume_attached(volume):
+            raise exception.InvalidVolume(
+                reason=_('volume %s is attached and cannot be reverted. '
+                         'Detach it first.') % volume.id)
+        self._publish(volume, self._run_on(chain.revert, volume, snapshot.id))
 
     def backup_use_temp_snapshot(self):
         """Volumes are backed up through temporary volumes alone."""
@@ -548,18 +720,258 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         coordination.synchronized_remove('%s-%s' % (cls.driver_prefix,
                                                     volume_id))
 
+    # Other types, other shares, other hosts
+
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def retype(self, context, volume, new_type, diff, host):
+        """Give a volume the format and provisioning of another type.
+
+        :returns: False where only a migration can do that
+        """
+        layout = self._run_on(chain.describe, volume)
+        fmt, thick = self._layout_of_type(new_type)
+        if (fmt, thick) == (layout['format'], layout['thick']):
+            return True
+        if self._is_volume_attached(volume) or layout['snapshots']:
+            LOG.warning('Volume %s keeps its format and provisioning while '
+                        'it is attached or has snapshots.', volume.id)
+            return False
+        self._publish(volume, self._run_on(chain.convert, volume, fmt, thick))
+        return True
+
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def migrate_volume(self, context, volume, host):
+        """Move a volume to another backend on Lustre, share to share.
+
+        :returns: whether it was moved, and the update of the model
+        """
+        location = host['capabilities'].get('location_info') or ''
+        if (not location.startswith(_LOCATION) or
+                self._is_volume_attached(volume)):
+            return False, None
+        sources = {self._identity(source): source for source
+                   in location[len(_LOCATION):].split('|')}
+        old = self._identity(volume.provider_location)
+        if old in sources:
+            return True, {}
+        layout = self._run_on(chain.describe, volume)
+        if layout['snapshots']:
+            return False, None
+        new = self._identity(self._roomiest(
+            list(sources.values()), volume.size, layout['thick']))
+        self._copy(volume, None, sources[new], volume.name_id,
+                   layout['format'], volume.size, layout['thick'],
+                   moving=True)
+        volume.update({'provider_location': new, 'host': host['host'],
+                       'cluster_name': host.get('cluster_name')})
+        volume.save()
+        self._run(chain.settle, sources[new], volume.name_id)
+        try:
+            self._run(chain.delete, old, volume.name_id)
+        except exception.CinderException as exc:
+            LOG.error('Volume %(volume)s has moved to %(new)s, but its old '
+                      'files on %(old)s could not be removed: %(error)s '
+                      'Remove them there.', {
+                          'volume': volume.id, 'new': new, 'old': old,
+                          'error': exc})
+        return True, {'provider_location': new}
+
+    def update_migrated_volume(self, ctxt, volume, new_volume,
+                               original_volume_status):
+        """Let a migrated volume keep the name that its files have.
+
+        The old files may lie on the same share until they are deleted.
+        """
+        return {'_name_id': new_volume.name_id,
+                'provider_location': new_volume.provider_location}
+
+    # Volumes and snapshots that Cinder does not know yet
+
+    def _locate(self, existing_ref):
+        """The share and the file on it that a reference means.
+
+        :raises: ManageExistingInvalidReference
+        """
+        name = existing_ref.get('source-name') or ''
+        for identity in sorted(self._mounted_shares, key=len, reverse=True):
+            for prefix in (identity, self._sources.get(identity, identity)):
+                rest = name.removeprefix(prefix + '/')
+                if rest and rest != name:
+                    return identity, rest
+        raise exception.ManageExistingInvalidReference(
+            existing_ref=existing_ref,
+            reason=_('"source-name" has to be the path of a file on a share '
+                     'of this backend, as in %s/volume-1.')
+            % min(self._mounted_shares, default='lustre:/testfs'))
+
+    def _look_up(self, volume, existing_ref):
+        identity, name = self._locate(existing_ref)
+        fmt = existing_ref.get('source-format', self._layout_of(volume)[0])
+        if fmt not in qemu_img.FORMATS:
+            raise exception.ManageExistingInvalidReference(
+                existing_ref=existing_ref,
+                reason=_('"source-format" can be raw or qcow2.'))
+        try:
+            found = self._run(chain.look_up, identity, name, fmt)
+        except exception.VolumeBackendAPIException as exc:
+            raise exception.ManageExistingInvalidReference(
+                existing_ref=existing_ref, reason=str(exc)) from exc
+        if (found['volume'] != volume.name_id and
+                self._known(found['volume'])):
+            raise exception.ManageExistingAlreadyManaged(
+                volume_ref=existing_ref['source-name'])
+        return identity, name, fmt, found['size']
+
+    @staticmethod
+    def _known(name_id):
+        """Whether a volume of any backend has files of that name."""
+        if name_id is None:
+            return False
+        admin = cinder_context.get_admin_context()
+        return bool(volume_utils.check_already_managed_volume(name_id) or
+                    objects.VolumeList.get_all(
+                        admin, filters={'_name_id': name_id}))
+
+    def manage_existing_get_size(self, volume, existing_ref):
+        """The size that a volume of a file will have, in GiB.
+
+        :raises: ManageExistingInvalidReference, ManageExistingAlreadyManaged
+        """
+        return math.ceil(self._look_up(volume, existing_ref)[-1] / units.Gi)
+
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def manage_existing(self, volume, existing_ref):
+        """Make a file, or a volume that was unmanaged, a volume of Cinder.
+
+        :param existing_ref: ``source-name``, the share and the file on it;
+            ``source-format``, raw or qcow2, for a file that was never a
+            volume (default: what the volume's type says)
+        :raises: ManageExistingInvalidReference, ManageExistingAlreadyManaged
+        """
+        if volume.encryption_key_id:
+            raise exception.ManageExistingVolumeTypeMismatch(
+                reason=_('encrypted volumes cannot be managed.'))
+        identity, name, fmt, _size = self._look_up(volume, existing_ref)
+        volume.provider_location = identity
+        layout = self._run(chain.manage, identity, name, volume.name_id, fmt,
+                           volume.size * units.Gi)
+        self._publish(volume, layout)
+        return {'provider_location': identity}
+
+    def unmanage(self, volume):
+        """Leave the files and their record for a later manage_existing."""
+
+    def _listing(self, known):
+        """What lies on the shares, with the volume that each one is.
+
+        :param known: Cinder's volumes on this backend
+        """
+        by_name = {volume.name_id: volume for volume in known}
+        for identity, found in self._for_each(
+                lambda each: self._run(chain.manageable, each),
+                self._mounted_shares).items():
+            for entry in found:
+                yield identity, entry, by_name.get(entry['volume'])
+
+    def get_manageable_volumes(self, cinder_volumes, marker, limit, offset,
+                               sort_keys, sort_dirs):
+        """List the files that can become volumes, and those that are some."""
+        entries = []
+        for identity, found, volume in self._listing(cinder_volumes):
+            reason = None
+            if volume:
+                reason = _('already managed')
+            elif self._known(found['volume']):
+                reason = _('managed by another backend')
+            entries.append({
+                'reference': {'source-name': '%s/%s' % (identity,
+                                                        found['name'])},
+                'size': math.ceil(found['size'] / units.Gi),
+                'safe_to_manage': reason is None,
+                'reason_not_safe': reason,
+                'cinder_id': volume.id if volume else None,
+                'extra_info': None if found['volume'] else _(
+                    'the format is what source-format or the type says')})
+        return volume_utils.paginate_entries_list(
+            entries, marker, limit, offset, sort_keys, sort_dirs)
+
+    def get_manageable_snapshots(self, cinder_snapshots, marker, limit,
+                                 offset, sort_keys, sort_dirs):
+        """List the layers of volumes that can become snapshots."""
+        volumes = objects.VolumeList.get_all_by_host(
+            cinder_context.get_admin_context(), self.host)
+        known = {snapshot.id for snapshot in cinder_snapshots}
+        entries = []
+        for identity, found, volume in self._listing(volumes):
+            for layer in found['layers'] if volume else ():
+                managed = layer['snapshot'] in known
+                entries.append({
+                    'reference': {'source-name': layer['name']},
+                    'size': math.ceil(layer['size'] / units.Gi),
+                    'safe_to_manage': layer['snapshot'] is None,
+                    'reason_not_safe': layer['snapshot'] and (
+                        _('already managed') if managed else
+                        _('a snapshot that Cinder does not know')),
+                    'cinder_id': layer['snapshot'] if managed else None,
+                    'extra_info': None,
+                    'source_reference': {'source-name': '%s/%s' % (
+                        identity, found['name'])}})
+        return volume_utils.paginate_entries_list(
+            entries, marker, limit, offset, sort_keys, sort_dirs)
+
+    def _run_on_layer(self, func, snapshot, existing_ref, *args):
+        try:
+            return self._run_on(func, snapshot.volume, *args,
+                                existing_ref.get('source-name') or '')
+        except exception.VolumeBackendAPIException as exc:
+            raise exception.ManageExistingInvalidReference(
+                existing_ref=existing_ref, reason=str(exc)) from exc
+
+    def manage_existing_snapshot_get_size(self, snapshot, existing_ref):
+        """The size of a layer that is to be a snapshot, in GiB.
+
+        :raises: ManageExistingInvalidReference
+        """
+        return math.ceil(self._run_on_layer(
+            chain.snapshot_size, snapshot, existing_ref) / units.Gi)
+
+    @coordination.synchronized('{self.driver_prefix}-{snapshot.volume.id}')
+    def manage_existing_snapshot(self, snapshot, existing_ref):
+        """Make a layer of a volume one of its snapshots.
+
+        :param existing_ref: ``source-name``, the layer's file name
+        :raises: ManageExistingInvalidReference
+        """
+        self._run_on_layer(chain.name_snapshot, snapshot, existing_ref,
+                           snapshot.id)
+
+    @coordination.synchronized('{self.driver_prefix}-{snapshot.volume.id}')
+    def unmanage_snapshot(self, snapshot):
+        """Leave the snapshot's data where they are, without its name."""
+        self._run_on(chain.forget_snapshot, snapshot.volume, snapshot.id)
+
     # Attaching
 
     def ensure_export(self, ctx, volume):
-        """See that a volume's share is mounted, when the service starts.
+        """Mount a volume's share, and recover it, when the service starts.
 
         A share that is down then is no reason to call its volumes broken.
         """
         try:
             self._ensure_share_mounted(volume.provider_location)
-        except exception.VolumeBackendAPIException as exc:
+            identity = self._identity(volume.provider_location)
+            if identity not in self._unsettled:
+                self._unsettled[identity] = ()
+                self._unsettled[identity] = self._run(chain.pending, identity)
+            if volume.name_id in self._unsettled[identity]:
+                self._recover(volume)
+        except exception.CinderException as exc:
             LOG.error('Volume %(volume)s cannot be used now: %(error)s',
                       {'volume': volume.id, 'error': exc})
+
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def _recover(self, volume):
+        self._publish(volume, self._run_on(chain.settle, volume))
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
     def initialize_connection(self, volume, connector):
@@ -568,6 +980,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :raises: InvalidVolume when the file is larger than the volume
         """
         layout = self._run_on(chain.describe, volume)
+        self._publish(volume, layout)
+        self._check_sharing(volume, layout, connector)
         size = volume.size * units.Gi
         if layout['size'] > size:
             raise exception.InvalidVolume(
@@ -591,9 +1005,24 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             'data': {'export': export,
                      'name': layout['active'],
                      'format': layout['format'],
-                     'options': self.shares.get(identity)},
+                     'options': self.shares.get(identity),
+                     # It would take away the space of a thick volume.
+                     'discard': not layout['thick']},
             'mount_point_base': self._get_mount_point_base(),
         }
+
+    @staticmethod
+    def _check_sharing(volume, layout, connector):
+        """Refuse to let a second server write to a qcow2 file."""
+        instances = {attachment.instance_uuid for attachment
+                     in volume.volume_attachment
+                     if attachment.attach_status != _DETACHED}
+        # One server that migrates has two attachments.
+        if layout['format'] != 'raw' and len(instances) > 1:
+            raise exception.InvalidVolume(
+                reason=_('volume %s is in qcow2 format, as it has snapshots '
+                         'or its type says so, and can be attached to one '
+                         'server only. Detach it there first.') % volume.id)
 
     # What the base class reads from files, the record says
 
@@ -611,6 +1040,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def _qemu_img_info(self, path, volume_name, **kwargs):
         return self._qemu_img_info_base(path, volume_name, self.base)
+
+
+class _NoRecord(exception.VolumeBackendAPIException):
+    """A volume has no record on its share."""
 
 
 class _Progress:

@@ -30,6 +30,7 @@ import warnings
 
 from cinder import context
 from cinder import coordination
+from cinder.db import api as db
 from cinder import exception
 from cinder.image import image_utils
 from cinder import interface
@@ -150,6 +151,57 @@ class FakeLocks:
     @property
     def held(self):
         return list(self._held)
+
+
+class FakeNova:
+    """Does to the files what a guest does when Nova asks it to.
+
+    :param refuses: answer with an error instead
+    """
+
+    class Refusal(Exception):
+        pass
+
+    def __init__(self, case, refuses=False):
+        self.case = case
+        self.refuses = refuses
+        self.calls = []
+
+    def _done(self, context, snapshot_id):
+        db.snapshot_update(context, snapshot_id, {'progress': '90%'})
+
+    def _check(self):
+        if self.refuses:
+            raise self.Refusal('no such server')
+
+    def create_volume_snapshot(self, context, volume_id, create_info):
+        self.calls.append(create_info)
+        self._check()
+        self.case.run_command(
+            'qemu-io', '-f', 'qcow2', '-c',
+            'write -P 7 %d %d' % (7 * BLOCK, BLOCK),
+            os.path.join(self.case.root, create_info['new_file']))
+        self._done(context, create_info['snapshot_id'])
+
+    def delete_volume_snapshot(self, context, snapshot_id, delete_info):
+        self.calls.append(delete_info)
+        self._check()
+        snapshot = objects.Snapshot.get_by_id(context, snapshot_id)
+        with open(os.path.join(self.case.root, record.DIRECTORY,
+                               snapshot.volume.name_id + '.json')) as stream:
+            name = json.load(stream)['active']
+        command = ['qemu-img', 'rebase', '-f', 'qcow2', '-F', 'raw', '-b',
+                   delete_info['file_to_merge'] or '', name]
+        if not delete_info['file_to_merge']:
+            del command[4:6]
+        if delete_info['merge_target_file']:
+            self.case.run_command(
+                'qemu-img', 'commit', '-d', '-f', 'qcow2',
+                delete_info['file_to_merge'], cwd=self.case.root)
+            command = ['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'raw',
+                       '-b', delete_info['merge_target_file'], name]
+        self.case.run_command(*command, cwd=self.case.root)
+        self._done(context, snapshot_id)
 
 
 class DriverTestCase(test.TestCase):
@@ -281,6 +333,11 @@ class DriverTestCase(test.TestCase):
         volume.refresh()
         return snapshot
 
+    def use_nova(self, **kwargs):
+        self.driver._nova = FakeNova(self, **kwargs)
+        self.patch('time.sleep')
+        return self.driver._nova
+
     def set_attached(self, volume):
         volume.attach_status = fields.VolumeAttachStatus.ATTACHED
         volume.save()
@@ -325,8 +382,8 @@ class DriverTestCase(test.TestCase):
         return json.loads(self.run_command(
             'qemu-img', 'info', '-U', '-f', fmt, '--output=json', path))
 
-    def run_command(self, *command):
-        done = subprocess.run(command, stdout=subprocess.PIPE,
+    def run_command(self, *command, cwd=None):
+        done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True)
         self.assertEqual(0, done.returncode, '%s: %s' % (command,
                                                          done.stdout))
@@ -342,6 +399,7 @@ class DriverTestCase(test.TestCase):
             self.context, volume.id).admin_metadata.get('format')
 
 
+@ddt.ddt
 class LustreDriverTestCase(DriverTestCase):
     """The tests that the specification names."""
 
@@ -420,7 +478,9 @@ class LustreDriverTestCase(DriverTestCase):
             'thick_provisioning_support': True,
             'sparse_copy_volume': True,
             'online_extend_support': True,
+            'multiattach': True,
             'QoS_support': False,
+            'location_info': 'LustreDriver:' + SHARE,
         }
 
     def test_update_volume_stats_thin(self):
@@ -428,7 +488,10 @@ class LustreDriverTestCase(DriverTestCase):
                          self._get_stats(lustre_qcow2_volumes=True))
 
     def test_update_volume_stats_thick(self):
-        self.assertEqual(self._expected_stats(),
+        """The scheduler takes a type that says nothing for a thin one."""
+        expected = dict(self._expected_stats(),
+                        thin_provisioning_support=False)
+        self.assertEqual(expected,
                          self._get_stats(lustre_sparsed_volumes=False))
 
     def test_ensure_share_mounted(self):
@@ -548,6 +611,84 @@ class LustreDriverTestCase(DriverTestCase):
             [], os.listdir(os.path.join(self.root, record.DIRECTORY)))
         # What is gone is deleted as well.
         self.driver.delete_volume(volume)
+
+    def _attach(self, volume):
+        """Attach a volume to a server, and give what Nova keeps of it."""
+        test_utils.attach_volume(
+            self.context, volume.id, str(uuid.uuid4()), 'host', '/dev/vdb')
+        attachment, = objects.VolumeAttachmentList.get_all_by_volume_id(
+            self.context, volume.id)
+        attachment.connection_info = dict(
+            self.driver.initialize_connection(volume, {})['data'])
+        attachment.save()
+        volume.refresh()
+        return attachment
+
+    def _check_attachment(self, volume, attachment):
+        attachment.refresh()
+        data = self.connection(volume)
+        self.assertEqual((data['name'], data['format']),
+                         (attachment.connection_info['name'],
+                          attachment.connection_info['format']))
+
+    def test_create_snapshot_online(self):
+        """Nova moves the guest; the database follows it."""
+        volume = self.create_volume()
+        self.write(volume, 1)
+        attachment = self._attach(volume)
+        nova = self.use_nova()
+        snapshot = test_utils.create_snapshot(
+            self.context, volume.id, status='creating')
+        self.driver.create_snapshot(snapshot)
+        name = '%s.%s' % (volume.name, snapshot.id)
+        self.assertEqual([{'type': 'qcow2', 'new_file': name,
+                           'snapshot_id': snapshot.id}], nova.calls)
+        volume.refresh()
+        self._check_attachment(volume, attachment)
+        self.assertEqual(('qcow2', os.path.join(self.root, name)),
+                         self.open_as(volume))
+        self.assert_content(units.Gi, {0: 1, 7 * BLOCK: 7},
+                            *self.open_as(volume))
+        self.assert_content(units.Gi, {0: 1}, 'raw',
+                            self.driver.local_path(volume))
+
+    def test_create_snapshot_online_refused(self):
+        """An overlay that no guest has moved to goes away again."""
+        volume = self.create_volume()
+        attachment = self._attach(volume)
+        before = self.files()
+        self.use_nova(refuses=True)
+        snapshot = test_utils.create_snapshot(
+            self.context, volume.id, status='creating')
+        self.assertRaises(FakeNova.Refusal, self.driver.create_snapshot,
+                          snapshot)
+        self.assertEqual(before, self.files())
+        self._check_attachment(volume, attachment)
+        # A snapshot in error state can be deleted.
+        self.driver.delete_snapshot(snapshot)
+
+    @ddt.data((0, 1), (1, 0))
+    def test_delete_snapshot_online(self, order):
+        """Lower layers are committed, or pulled into the active file."""
+        volume = self.create_volume()
+        self.write(volume, 1)
+        snapshots = [self.create_snapshot(volume) for _ in range(2)]
+        self.write(volume, 2, BLOCK)
+        attachment = self._attach(volume)
+        self.use_nova()
+        for number in order:
+            snapshot = objects.Snapshot.get_by_id(self.context,
+                                                  snapshots[number].id)
+            snapshot.status = 'deleting'
+            snapshot.save()
+            self.driver.delete_snapshot(snapshot)
+            volume.refresh()
+            self._check_attachment(volume, attachment)
+            self.assert_content(units.Gi, {0: 1, BLOCK: 2},
+                                *self.open_as(volume))
+        self.assertEqual({os.path.basename(self.open_as(volume)[1])},
+                         {name for name in self.files()
+                          if not name.endswith('.info')})
 
     def test_refresh_mounts(self):
         """Every look at the shares mounts what is new."""
@@ -676,7 +817,7 @@ class LustreDriverTestCase(DriverTestCase):
         expected = {
             'driver_volume_type': 'lustre',
             'data': {'export': SHARE, 'name': volume.name, 'format': 'raw',
-                     'options': '-o flock,user_xattr'},
+                     'options': '-o flock,user_xattr', 'discard': True},
             'mount_point_base': self.base,
         }
         self.assertEqual(expected,
@@ -1304,32 +1445,35 @@ class RefusalTestCase(DriverTestCase):
                           str(error))
         self.assertEqual(before, self.files())
 
-    def test_clone_of_an_attached_volume(self):
-        self.assert_refused('cloned', self.driver.create_cloned_volume,
-                            self.new_volume(), self.attached())
-
-    def test_upload_of_an_attached_volume(self):
-        images = FakeImageService('/nowhere', 'raw')
-        self.assert_refused(
-            'uploaded', self.driver.copy_volume_to_image, self.context,
-            self.attached(), images, images.meta)
-
-    def test_snapshot_of_an_attached_volume(self):
-        volume = self.attached()
-        snapshot = test_utils.create_snapshot(self.context, volume.id)
-        self.assert_refused('snapshot', self.driver.create_snapshot, snapshot)
-
-    def test_delete_snapshot_of_an_attached_volume(self):
-        volume = self.attached(snapshots=1)
-        snapshot, = self.snapshots
-        snapshot = type(snapshot).get_by_id(self.context, snapshot.id)
-        self.assertEqual(volume.id, snapshot.volume.id)
+    @ddt.data('reserved', 'attaching', 'detaching')
+    def test_moving(self, status):
+        """A host is about to open or to leave the active file."""
+        volume = self.create_volume()
+        snapshot = self.create_snapshot(volume)
+        volume.status = status
+        volume.save()
         before = self.files()
-        # With this error alone Cinder leaves the snapshot available.
-        error = self.assertRaises(exception.SnapshotIsBusy,
-                                  self.driver.delete_snapshot, snapshot)
-        self.assertIn('Detach it first.', str(error))
+        for function, args in (
+                (self.driver.create_snapshot, [
+                    test_utils.create_snapshot(self.context, volume.id)]),
+                (self.driver.delete_snapshot, [
+                    type(snapshot).get_by_id(self.context, snapshot.id)]),
+                (self.driver.create_cloned_volume, [self.new_volume(),
+                                                    volume])):
+            error = self.assertRaises(exception.InvalidVolume, function,
+                                      *args)
+            self.assertIn('attached or detached', str(error))
         self.assertEqual(before, self.files())
+
+    def test_snapshot_for_several_servers(self):
+        volume = self.attached()
+        for _ in range(2):
+            test_utils.attach_volume(self.context, volume.id,
+                                     str(uuid.uuid4()), 'host', '/dev/vdb')
+        error = self.assertRaises(
+            exception.InvalidVolume, self.driver.create_snapshot,
+            test_utils.create_snapshot(self.context, volume.id))
+        self.assertIn('several servers', str(error))
 
     def test_revert_of_an_attached_volume(self):
         volume = self.attached(snapshots=1)
@@ -1370,7 +1514,8 @@ class ConnectionTestCase(DriverTestCase):
         self.assertEqual(
             {'driver_volume_type': 'nfs',
              'data': {'export': IDENTITY, 'name': volume.name,
-                      'format': 'raw', 'options': '-o flock'},
+                      'format': 'raw', 'options': '-o flock',
+                      'discard': True},
              'mount_point_base': self.base},
             self.driver.initialize_connection(volume, {}))
 
@@ -1444,8 +1589,14 @@ class ConnectionTestCase(DriverTestCase):
 
     def test_missing_record(self):
         volume = self.create_volume()
-        os.unlink(os.path.join(self.root, record.DIRECTORY,
-                               volume.id + '.json'))
+        path = os.path.join(self.root, record.DIRECTORY, volume.id + '.json')
+        os.unlink(path)
+        # The database and the files tell the same.
+        self.driver.initialize_connection(volume, {})
+        self.assertTrue(os.path.exists(path))
+        os.unlink(path)
+        with volume.obj_as_admin():
+            volume.admin_metadata = {}
         self.assertRaises(exception.VolumeBackendAPIException,
                           self.driver.initialize_connection, volume, {})
 
@@ -1785,19 +1936,21 @@ class LockTestCase(DriverTestCase):
     @ddt.data((FIRST, LAST), (LAST, FIRST))
     @ddt.unpack
     def test_source_and_copy(self, source_id, volume_id):
-        """Both are locked, and the source first."""
+        """A source that can be written to is locked, and first.
+
+        A snapshot's data have the fence.
+        """
         seen = self.watch_worker()
         source = self.create_volume(id=source_id)
         snapshot = self.create_snapshot(source)
         volume = self.new_volume(id=volume_id)
-        for create, origin in (
-                (self.driver.create_volume_from_snapshot, snapshot),
-                (self.driver.create_cloned_volume, source)):
+        for create, origin, locks in (
+                (self.driver.create_volume_from_snapshot, snapshot, []),
+                (self.driver.create_cloned_volume, source,
+                 ['lustre-' + source_id])):
             seen.clear()
             create(volume, origin)
-            self.assertIn(
-                ('copy', ['lustre-' + source_id, 'lustre-' + volume_id]),
-                seen)
+            self.assertIn(('copy', [*locks, 'lustre-' + volume_id]), seen)
             self.driver.delete_volume(volume)
 
     def test_lock_is_released_after_an_error(self):
@@ -1924,12 +2077,15 @@ class BackupTestCase(DriverTestCase):
         """cinder-backup waits for no answer, so the error is in the backup."""
         volume = self.create_volume()
         self.set_attached(volume)
+        self.use_nova(refuses=True)
         volume.update({'status': 'backing-up', 'previous_status': 'in-use'})
         volume.save()
-        backup = self.fail_backup(volume, exception.InvalidVolume)
-        self.assertIn('Detach it first.', backup.fail_reason)
+        before = self.files()
+        backup = self.fail_backup(volume, FakeNova.Refusal)
+        self.assertIn('no such server', backup.fail_reason)
         volume.refresh()
         self.assertEqual('in-use', volume.status)
+        self.assertEqual(before, self.files())
 
     def test_backup_of_an_unknown_snapshot(self):
         volume = self.create_volume()
