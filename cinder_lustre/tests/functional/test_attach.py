@@ -38,7 +38,8 @@ class AttachTestCase(base.FunctionalTestCase):
                       'name': 'volume-' + volume.id,
                       'format': fmt,
                       'options': ('-o ' + self.site.share.options
-                                  if self.site.share.options else None)},
+                                  if self.site.share.options else None),
+                      'discard': True},
              'mount_point_base': os.path.join(self.directory, 'mnt')},
             self.connection(volume))
 

@@ -49,17 +49,3 @@ class BackupTestCase(base.FunctionalTestCase):
         self.assertNotEqual(volume.id, device.id)
         self.assert_content(content, device)
         self.delete_volume(device)
-
-    def test_attached_volume(self):
-        volume = self.create_volume()
-        self.set_attached(volume)
-        loaded = self.load(volume)
-        loaded.status = fields.VolumeStatus.BACKING_UP
-        loaded.previous_status = fields.VolumeStatus.IN_USE
-        loaded.save()
-        backup = self.make_backup(volume)
-        self.assertRaises(exception.InvalidVolume,
-                          self.driver.get_backup_device, self.context, backup)
-        self.assertEqual(fields.BackupStatus.ERROR, objects.Backup.get_by_id(
-            self.context, backup.id).status)
-        self.assertEqual(fields.VolumeStatus.IN_USE, self.load(volume).status)

@@ -106,13 +106,6 @@ class CopiesTestCase(base.FunctionalTestCase):
         self.assertEqual(before, self.site.listing())
         self.assert_content(content, source)
 
-    def test_copy_of_an_attached_volume(self):
-        source = self.create_volume()
-        self.set_attached(source)
-        before = self.site.listing()
-        self.assertRaises(exception.InvalidVolume, self.clone, source)
-        self.assertEqual(before, self.site.listing())
-
     def test_clone_on_another_share(self):
         source = self.create_volume()
         content = self.write(source)

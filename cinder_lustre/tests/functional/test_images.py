@@ -130,11 +130,6 @@ class ImagesTestCase(base.FunctionalTestCase):
         image = self.upload(volume, 'qcow2')
         self.assert_image(content, self.images.path(image), 'qcow2')
 
-    def test_attached_volume_to_image(self):
-        volume = self.create_volume()
-        self.set_attached(volume)
-        self.assertRaises(exception.InvalidVolume, self.upload, volume, 'raw')
-
     def test_there_and_back(self):
         volume = self.create_volume(fmt='qcow2')
         content = self.write(volume)

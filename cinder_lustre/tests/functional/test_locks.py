@@ -109,8 +109,7 @@ class LocksTestCase(base.FunctionalTestCase):
         before = self.site.listing()
         with self.held_fence(self.there, volume):
             error = self.assertRaises(
-                exception.VolumeBackendAPIException, self.driver.extend_volume,
-                volume, 2)
+                exception.VolumeIsBusy, self.driver.extend_volume, volume, 2)
         self.assertIn('is still being worked on', str(error))
         self.assertEqual(before, self.site.listing())
         self.extend_volume(volume, 2)

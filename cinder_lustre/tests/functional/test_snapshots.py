@@ -121,18 +121,6 @@ class SnapshotsTestCase(base.FunctionalTestCase):
         self.driver.delete_snapshot(snapshot)
         self.driver.delete_snapshot(snapshot)
 
-    def test_attached_volume(self):
-        volume = self.create_volume()
-        snapshot = self.create_snapshot(volume)
-        self.set_attached(volume)
-        before = self.site.listing()
-        self.assertRaises(exception.InvalidVolume, self.create_snapshot,
-                          volume)
-        self.assertRaises(exception.SnapshotIsBusy, self.delete_snapshot,
-                          snapshot)
-        self.assertEqual(before, self.site.listing())
-        self.set_attached(volume, False)
-
     def test_overlay_that_refers_elsewhere(self):
         volume = self.create_volume()
         snapshot = self.create_snapshot(volume)

@@ -1973,7 +1973,7 @@ class LockTestCase(DriverTestCase):
                 started.set()
                 go_on.wait(PATIENCE)
             done.append(('ends', func.__name__))
-            return {'format': 'raw'}
+            return {'active': 'x', 'format': 'raw'}
 
         self.patch_worker(run)
         self.locks.log.clear()
