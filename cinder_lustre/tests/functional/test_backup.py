@@ -12,9 +12,6 @@
 
 """Backup: which volume cinder-backup gets to read."""
 
-from cinder import exception
-from cinder import objects
-from cinder.objects import fields
 from cinder.tests.unit import utils as test_utils
 import ddt
 
