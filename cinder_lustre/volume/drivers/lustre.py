@@ -728,9 +728,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
         :returns: False where only a migration can do that
         """
-        layout = self._run_on(chain.describe, volume)
         fmt, thick = self._layout_of_type(new_type)
-        if (fmt, thick) == (layout['format'], layout['thick']):
+        layout = self._run_on(chain.describe, volume)
+        if (fmt, thick) in (self._layout_of(volume),
+                            (layout['format'], layout['thick'])):
             return True
         if self._is_volume_attached(volume) or layout['snapshots']:
             LOG.warning('Volume %s keeps its format and provisioning while '

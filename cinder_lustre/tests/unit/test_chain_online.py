@@ -1,0 +1,221 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import subprocess
+
+import ddt
+import fixtures
+
+from cinder_lustre import chain
+from cinder_lustre import exception
+from cinder_lustre.tests.unit import test_chain
+from cinder_lustre.tests.unit.test_chain import formats
+from cinder_lustre.tests.unit.test_chain import ONE
+from cinder_lustre.tests.unit.test_chain import overlay
+from cinder_lustre.tests.unit.test_chain import TWO
+from cinder_lustre.tests.unit.test_chain import VOLUME
+
+BASE = test_chain.BASE
+
+
+class OnlineTestCase(test_chain.ChainTestCase):
+    """A guest is a qemu-io that has a file open; it moves by being restarted.
+
+    What it does on Nova's behalf, qemu-img does in its place.
+    """
+
+    def rebase(self, name, backing, *options):
+        subprocess.run(
+            ['qemu-img', 'rebase', '-q', *options, '-f', 'qcow2', '-b',
+             backing, *(['-F', 'raw' if backing == BASE and self.fmt == 'raw'
+                         else 'qcow2'] if backing else []), name],
+            cwd=self.root, check=True)
+
+    def intent(self):
+        return self.share.record(VOLUME)['intent']
+
+
+@ddt.ddt
+class CreateTestCase(OnlineTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.fmt = 'raw'
+        self.content = self.create('raw')
+        self.files = self.share.files()
+        self.names = chain.begin_snapshot(self.root, VOLUME, ONE)
+
+    def test_begin(self):
+        self.assertEqual((overlay(ONE), BASE), self.names)
+        self.assertEqual('online-snapshot', self.intent()['operation'])
+        self.assertEqual(BASE, self.share.record(VOLUME)['active'])
+        # Whoever reads the volume meanwhile changes nothing.
+        chain.export(self.root, VOLUME, None, self.path_outside(), 'raw')
+        self.assertEqual('online-snapshot', self.intent()['operation'])
+
+    def path_outside(self):
+        return self.useFixture(fixtures.TempDir()).join('image')
+
+    def test_guest_has_moved(self):
+        self.share.write_file(overlay(ONE), 'qcow2', 0, 4096, 9)
+        self._open(overlay(ONE), 'qcow2')
+        self.assertEqual(overlay(ONE), chain.settle(self.root, VOLUME)[
+            'active'])
+        self.assert_content(self.content, snapshot=ONE)
+        self.assert_content(b'\x09' * 4096 + self.content[4096:])
+
+    def _open(self, name, fmt):
+        process = subprocess.Popen(
+            ['qemu-io', '-f', fmt, self.share.path(name)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.communicate, b'quit\n')
+        self.assertEqual(b'qemu-io> ', process.stdout.read(9))
+
+    def test_guest_has_moved_and_written_nothing(self):
+        self._open(overlay(ONE), 'qcow2')
+        self.assertEqual([ONE], chain.settle(self.root, VOLUME)['snapshots'])
+
+    def test_guest_has_stayed(self):
+        self.guest()
+        self.assertEqual(BASE, chain.settle(self.root, VOLUME)['active'])
+        self.assertEqual(self.files, self.share.files())
+
+    def test_guest_has_gone_after_it_wrote(self):
+        self.share.write_file(overlay(ONE), 'qcow2', 0, 4096, 9)
+        self.assertEqual([ONE], chain.settle(self.root, VOLUME)['snapshots'])
+        self.assert_content(self.content, snapshot=ONE)
+
+    def test_guest_has_gone_before_it_wrote(self):
+        self.assertEqual([], chain.settle(self.root, VOLUME)['snapshots'])
+        self.assertEqual(self.files, self.share.files())
+        self.assert_content(self.content)
+
+    def test_next_operation_settles(self):
+        self.share.write_file(overlay(ONE), 'qcow2', 0, 4096, 9)
+        self.assertEqual(overlay(ONE), chain.describe(self.root, VOLUME)[
+            'active'])
+
+    def test_delete(self):
+        self.assert_gone()
+
+    def test_pending(self):
+        self.create('raw', volume=test_chain.OTHER)
+        self.assertEqual([VOLUME], chain.pending(self.root))
+        chain.settle(self.root, VOLUME)
+        self.assertEqual([], chain.pending(self.root))
+
+
+@ddt.ddt
+class DeleteTestCase(OnlineTestCase):
+
+    def prepare(self, fmt):
+        self.fmt = fmt
+        self.contents = {ONE: self.create(fmt)}
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.contents[TWO] = self.fill(8)
+        chain.create_snapshot(self.root, VOLUME, TWO)
+        self.contents[None] = self.fill(9, offset=4096)
+
+    def check(self, *snapshots):
+        for snapshot in (None, *snapshots):
+            self.assert_content(self.contents[snapshot], snapshot=snapshot)
+        self.assertEqual(set(snapshots), set(chain.settle(
+            self.root, VOLUME)['snapshots']))
+        self.assertEqual(
+            len(snapshots) + 1,
+            len([name for name in self.share.files() if
+                 name.startswith('volume-') and
+                 not name.endswith('.info')]))
+
+    @formats
+    def test_commit(self, fmt):
+        self.prepare(fmt)
+        self.assertEqual(
+            {'type': 'qcow2', 'file_to_merge': overlay(ONE),
+             'merge_target_file': BASE},
+            chain.begin_delete_snapshot(self.root, VOLUME, ONE))
+        subprocess.run(['qemu-img', 'commit', '-q', '-d', '-f', 'qcow2',
+                        overlay(ONE)], cwd=self.root, check=True)
+        self.rebase(overlay(TWO), BASE, '-u')
+        self.guest()
+        chain.settle(self.root, VOLUME)
+        self.check(TWO)
+
+    @formats
+    def test_pull(self, fmt):
+        self.prepare(fmt)
+        self.assertEqual(
+            {'type': 'qcow2', 'file_to_merge': BASE,
+             'merge_target_file': None},
+            chain.begin_delete_snapshot(self.root, VOLUME, TWO))
+        self.rebase(overlay(TWO), BASE)
+        chain.settle(self.root, VOLUME)
+        self.check(ONE)
+
+    @formats
+    def test_pull_all(self, fmt):
+        """The active file becomes the only one."""
+        self.prepare(fmt)
+        chain.delete_snapshot(self.root, VOLUME, ONE)
+        info = chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        self.assertIsNone(info['file_to_merge'])
+        self.rebase(overlay(TWO), '')
+        self.assertEqual('qcow2', chain.settle(self.root, VOLUME)['format'])
+        self.check()
+        # It is a volume like any other.
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        chain.extend(self.root, VOLUME, 2 * test_chain.SIZE)
+        self.assert_gone()
+
+    @ddt.data(ONE, TWO)
+    def test_guest_has_yet_to_do_it(self, snapshot):
+        self.prepare('raw')
+        info = chain.begin_delete_snapshot(self.root, VOLUME, snapshot)
+        self.guest()
+        self.assertRaises(exception.OperationPending, chain.settle,
+                          self.root, VOLUME)
+        self.assertRaises(exception.OperationPending, chain.create_snapshot,
+                          self.root, VOLUME, 'three')
+        # The guest can still be attached elsewhere, and Nova asked again.
+        self.assertEqual(overlay(TWO), chain.describe(self.root, VOLUME)[
+            'active'])
+        self.assertEqual(info, chain.begin_delete_snapshot(
+            self.root, VOLUME, snapshot))
+        other = {ONE: TWO, TWO: ONE}[snapshot]
+        self.assertRaises(exception.OperationPending,
+                          chain.begin_delete_snapshot, self.root, VOLUME,
+                          other)
+
+    def test_guest_has_gone_before_a_pull(self):
+        self.prepare('raw')
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        self.check(ONE, TWO)
+
+    def test_guest_has_gone_before_a_commit(self):
+        """Part of it may lie in the lower layer, so it is finished."""
+        self.prepare('raw')
+        chain.begin_delete_snapshot(self.root, VOLUME, ONE)
+        chain.settle(self.root, VOLUME)
+        self.check(TWO)
+
+    def test_strange_chain(self):
+        self.prepare('raw')
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        self.rebase(overlay(TWO), 'volume-of-another', '-u')
+        self.assertRaises(exception.RecordError, chain.settle, self.root,
+                          VOLUME)
+
+    def test_nothing_to_merge(self):
+        self.prepare('raw')
+        self.assertIsNone(chain.begin_delete_snapshot(self.root, VOLUME,
+                                                      'unknown'))
