@@ -729,10 +729,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :returns: False where only a migration can do that
         """
         fmt, thick = self._layout_of_type(new_type)
-        layout = self._run_on(chain.describe, volume)
-        if (fmt, thick) in (self._layout_of(volume),
-                            (layout['format'], layout['thick'])):
+        if (fmt, thick) == self._layout_of(volume):
             return True
+        layout = self._run_on(chain.describe, volume)
         if self._is_volume_attached(volume) or layout['snapshots']:
             LOG.warning('Volume %s keeps its format and provisioning while '
                         'it is attached or has snapshots.', volume.id)

@@ -690,6 +690,59 @@ class LustreDriverTestCase(DriverTestCase):
                          {name for name in self.files()
                           if not name.endswith('.info')})
 
+    def _destination(self, *sources):
+        return {'host': 'elsewhere@lustre#lustre', 'capabilities': {
+            'location_info': 'LustreDriver:' + '|'.join(sources)}}
+
+    def test_migrate_volume_is_there(self):
+        """What lies on a share of the other backend needs no copy."""
+        volume = self.create_volume()
+        before = self.files()
+        self.assertEqual((True, {}), self.driver.migrate_volume(
+            self.context, volume, self._destination(SECOND, SHARE)))
+        self.assertEqual(before, self.files())
+
+    def test_migrate_volume(self):
+        """A volume moves from share to share, under its name."""
+        volume = self.create_volume()
+        self.write(volume, 3)
+        self.assertEqual(
+            (True, {'provider_location': SECOND_IDENTITY}),
+            self.driver.migrate_volume(self.context, volume,
+                                       self._destination(SECOND)))
+        self.assertEqual(set(), self.files())
+        volume = type(volume).get_by_id(self.context, volume.id)
+        self.assertEqual((SECOND_IDENTITY, 'elsewhere@lustre#lustre'),
+                         (volume.provider_location, volume.host))
+        self.assert_content(units.Gi, {0: 3}, *self.open_as(volume))
+
+    def test_migrate_volume_cut_short(self):
+        """Until the database knows the copy, the source is the volume."""
+        volume = self.create_volume()
+        self.write(volume, 3)
+        with mock.patch.object(objects.Volume, 'save', side_effect=OSError):
+            self.assertRaises(OSError, self.driver.migrate_volume,
+                              self.context, volume, self._destination(SECOND))
+        volume = type(volume).get_by_id(self.context, volume.id)
+        self.write(volume, 4)
+        self.driver.migrate_volume(self.context, volume,
+                                   self._destination(SECOND))
+        self.assert_content(units.Gi, {0: 4}, *self.open_as(volume))
+
+    @ddt.data(None, 'LVMVolumeDriver:host:vg:thin:0')
+    def test_migrate_volume_to_another_driver(self, location):
+        volume = self.create_volume()
+        self.assertEqual((False, None), self.driver.migrate_volume(
+            self.context, volume, {
+                'host': 'x@y', 'capabilities': {'location_info': location}}))
+
+    def test_update_migrated_volume(self):
+        volume, other = self.create_volume(), self.create_volume()
+        self.assertEqual(
+            {'_name_id': other.id, 'provider_location': IDENTITY},
+            self.driver.update_migrated_volume(self.context, volume, other,
+                                               'available'))
+
     def test_refresh_mounts(self):
         """Every look at the shares mounts what is new."""
         self.set_options(lustre_shares=[SHARE, SECOND])
@@ -1501,6 +1554,182 @@ class RefusalTestCase(DriverTestCase):
         volume = self.new_volume()
         self.driver.create_volume_from_snapshot(volume, snapshot)
         self.assert_volume(volume, {0: 1})
+
+
+@ddt.ddt
+class TypeTestCase(DriverTestCase):
+    """Other formats, other owners."""
+
+    def retype(self, volume, **specs):
+        return self.driver.retype(
+            self.context, volume, self.new_volume(specs=specs).volume_type,
+            {}, {'host': HOST})
+
+    @ddt.data(('raw', 'qcow2'), ('qcow2', 'raw'))
+    @ddt.unpack
+    def test_retype(self, old, new):
+        volume = self.create_volume(fmt=old)
+        self.write(volume, 3)
+        self.assertTrue(self.retype(volume, **{'lustre:format': new}))
+        self.assertEqual(new, self.format_in_database(volume))
+        self.assertEqual(new, self.open_as(volume)[0])
+        self.assert_content(units.Gi, {0: 3}, *self.open_as(volume))
+
+    def test_retype_to_the_same(self):
+        volume = self.create_volume()
+        self.create_snapshot(volume)
+        self.assertTrue(self.retype(volume, **{'other': '1'}))
+
+    def test_retype_with_snapshots(self):
+        volume = self.create_volume()
+        self.create_snapshot(volume)
+        before = self.files()
+        self.assertFalse(self.retype(volume, **{'lustre:format': 'qcow2'}))
+        self.assertEqual(before, self.files())
+
+    def reference(self, name, **more):
+        return dict({'source-name': '%s/%s' % (IDENTITY, name)}, **more)
+
+    def make_file(self, name, size, byte):
+        path = os.path.join(self.root, name)
+        with open(path, 'wb') as stream:
+            stream.write(bytes([byte]) * BLOCK)
+            stream.truncate(size)
+        return path
+
+    def test_manage_a_file(self):
+        self.make_file('disk.img', units.Gi + 1, 6)
+        volume = self.new_volume(2)
+        for prefix in (IDENTITY, SHARE):
+            self.assertEqual(2, self.driver.manage_existing_get_size(
+                volume, {'source-name': prefix + '/disk.img'}))
+        self.assertEqual({'provider_location': IDENTITY},
+                         self.driver.manage_existing(
+                             volume, self.reference('disk.img')))
+        self.assertEqual({volume.name}, self.files())
+        self.assert_content(2 * units.Gi, {0: 6}, *self.open_as(volume))
+
+    def test_manage_what_was_unmanaged(self):
+        old = self.create_volume(fmt='qcow2')
+        self.write(old, 3)
+        snapshot = self.create_snapshot(old)
+        self.driver.unmanage_snapshot(snapshot)
+        snapshot.destroy()
+        self.driver.unmanage(old)
+        reference = self.reference(self.driver.get_active_image_from_info(
+            old))
+        volume = self.new_volume()
+        self.assertRaises(exception.ManageExistingAlreadyManaged,
+                          self.driver.manage_existing_get_size, volume,
+                          reference)
+        old.destroy()
+        listed, = self.driver.get_manageable_volumes(
+            [], None, 10, 0, ['size'], ['asc'])
+        self.assertEqual(
+            {'reference': reference, 'size': 1, 'safe_to_manage': True,
+             'reason_not_safe': None, 'cinder_id': None, 'extra_info': None},
+            listed)
+        self.assertEqual(1, self.driver.manage_existing_get_size(volume,
+                                                                 reference))
+        volume.update(self.driver.manage_existing(volume, reference))
+        volume.save()
+        self.assert_content(units.Gi, {0: 3}, *self.open_as(volume))
+        listed, = self.driver.get_manageable_volumes(
+            [volume], None, 10, 0, ['size'], ['asc'])
+        self.assertEqual((volume.id, False), (listed['cinder_id'],
+                                              listed['safe_to_manage']))
+        layer, = self.driver.get_manageable_snapshots(
+            [], None, 10, 0, ['size'], ['asc'])
+        self.assertTrue(layer['safe_to_manage'])
+        new = test_utils.create_snapshot(self.context, volume.id)
+        self.assertEqual(1, self.driver.manage_existing_snapshot_get_size(
+            new, layer['reference']))
+        self.driver.manage_existing_snapshot(new, layer['reference'])
+        layer, = self.driver.get_manageable_snapshots(
+            [new], None, 10, 0, ['size'], ['asc'])
+        self.assertEqual((new.id, False), (layer['cinder_id'],
+                                           layer['safe_to_manage']))
+        self.driver.delete_snapshot(new)
+        self.assert_content(units.Gi, {0: 3}, *self.open_as(volume))
+
+    @ddt.data({}, {'source-name': 'volume-1'}, {'source-id': 'x'},
+              {'source-name': IDENTITY + '/'},
+              {'source-name': IDENTITY + '/missing'},
+              {'source-name': IDENTITY + '/../x'},
+              {'source-name': IDENTITY + '/x', 'source-format': 'vmdk'})
+    def test_wrong_reference(self, reference):
+        for function in (self.driver.manage_existing_get_size,
+                         self.driver.manage_existing):
+            self.assertRaises(exception.ManageExistingInvalidReference,
+                              function, self.new_volume(), reference)
+
+    def test_wrong_reference_of_a_snapshot(self):
+        snapshot = test_utils.create_snapshot(self.context,
+                                              self.create_volume().id)
+        for function in (self.driver.manage_existing_snapshot_get_size,
+                         self.driver.manage_existing_snapshot):
+            self.assertRaises(exception.ManageExistingInvalidReference,
+                              function, snapshot, {'source-name': 'x'})
+
+    def test_volume_of_another_driver(self):
+        """The database knows the formats of what a RemoteFS driver made."""
+        volume = self.new_volume(provider_location=IDENTITY)
+        self.make_file(volume.name, units.Gi, 5)
+        self.assertRaises(exception.VolumeBackendAPIException,
+                          self.driver.initialize_connection, volume, {})
+        with volume.obj_as_admin():
+            volume.admin_metadata = {'format': 'raw'}
+            volume.save()
+        self.assertEqual('raw', self.connection(volume)['format'])
+        self.create_snapshot(volume)
+        self.assert_content(units.Gi, {0: 5}, *self.open_as(volume))
+
+    def test_multiattach(self):
+        volume = self.new_volume(specs={'lustre:format': 'qcow2'},
+                                 multiattach=True)
+        self.assertRaises(exception.InvalidVolumeType,
+                          self.driver.create_volume, volume)
+
+    @ddt.data((True, False), (False, True))
+    @ddt.unpack
+    def test_second_server(self, same, refused):
+        """It cannot have a qcow2 file, unless it is the same on a new host."""
+        volume = self.create_volume(fmt='qcow2')
+        server = str(uuid.uuid4())
+        for each in (server, server if same else str(uuid.uuid4())):
+            test_utils.attach_volume(self.context, volume.id, each, 'host',
+                                     '/dev/vdb')
+        volume = type(volume).get_by_id(self.context, volume.id)
+        if refused:
+            self.assertRaises(exception.InvalidVolume,
+                              self.driver.initialize_connection, volume, {})
+        else:
+            self.driver.initialize_connection(volume, {})
+
+    def test_recovery_at_start(self):
+        volume = self.create_volume()
+        other = self.create_volume()
+        self.run_in_process()
+        chain.begin_snapshot(self.root, volume.id, fake.SNAPSHOT_ID)
+        before = self.log.output
+        self.driver.do_setup(self.context)
+        for each in (volume, other):
+            self.driver.ensure_export(self.context, each)
+        self.assertIn('Recovering volume ' + volume.id,
+                      self.log.output[len(before):])
+        self.assertEqual({volume.name, other.name}, self.files())
+
+    def test_targets_in_the_log(self):
+        self.patch('cinder_lustre.lfs.target_states', lambda fsname: {
+            'testfs-OST0000': 'FULL', 'testfs-OST0001': 'DISCONN'})
+        self.patch('cinder_lustre.lfs.ost_space', lambda fsname: {
+            'testfs-OST0000': (4, 100), 'testfs-OST0002': (5, 100)})
+        self.driver.get_volume_stats(refresh=True)
+        self.assertIn('testfs-OST0001 of share lustre:/testfs do not answer',
+                      self.log.output)
+        self.assertIn('free on testfs-OST0000 (4 % free) of share',
+                      self.log.output)
+        self.assertNotIn('OST0002', self.log.output)
 
 
 @ddt.ddt
