@@ -1455,6 +1455,16 @@ class SnapshotTestCase(DriverTestCase):
         self.assertEqual(before, self.files())
         self.assert_volume(volume, {0: 1})
 
+    @ddt.data(None, '', 'tmp-snap-x')
+    def test_unnamed(self, name):
+        """A display name is the user's, and means nothing."""
+        volume = self.create_volume()
+        snapshot = test_utils.create_snapshot(self.context, volume.id,
+                                              display_name=name)
+        self.driver.create_snapshot(snapshot)
+        self.driver.delete_snapshot(snapshot)
+        self.assertEqual({volume.name}, self.files())
+
     def test_unknown_snapshot_as_a_source(self):
         source = self.create_volume()
         snapshot = test_utils.create_snapshot(self.context, source.id)
