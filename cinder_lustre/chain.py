@@ -835,13 +835,19 @@ def _settle_snapshot(rec):
     it, and nobody was told that there is a snapshot.
     """
     overlay, lower = (rec.path(rec.intent[role]) for role in ('file', 'lower'))
-    moved = os.path.lexists(overlay) and (
-        qemu_img.is_written(overlay) or
-        not qemu_img.is_written(lower) and qemu_img.has_data(overlay))
-    LOG.info('%(overlay)s %(is)s what the guest of volume %(volume)s writes '
-             'to.', {'overlay': overlay, 'is': 'is' if moved else 'is not',
-                     'volume': rec.volume})
-    (_adopt_overlay if moved else _drop_overlay)(rec)
+    if not os.path.lexists(overlay):
+        return _drop_overlay(rec)
+    # Nova may be late: the guest must not move to what is being removed.
+    with qemu_img.not_written(overlay):
+        if qemu_img.is_written(overlay) or (
+                not qemu_img.is_written(lower) and
+                qemu_img.has_data(overlay)):
+            LOG.info('The guest of volume %(volume)s has moved to '
+                     '%(overlay)s.',
+                     {'volume': rec.volume, 'overlay': overlay})
+            _adopt_overlay(rec)
+        else:
+            _drop_overlay(rec)
 
 
 def _settle_merge(rec):

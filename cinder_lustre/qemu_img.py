@@ -17,6 +17,7 @@ the contents is one that a guest has chosen. Paths are absolute, and options
 never come from a file's contents.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -37,10 +38,14 @@ _PERCENT = re.compile(rb'\((\d+\.\d+)/100%\)')
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 # Coroutines of a copy; more than eight gain nothing on one file.
 _COROUTINES = '8'
-# Python has no name for it.
-_F_OFD_GETLK = 36
-# RAW_LOCK_PERM_BASE and BLK_PERM_WRITE of QEMU's block/file-posix.c.
+# Python has no names for them, nor for struct flock of 64-bit systems.
+_F_OFD_GETLK, _F_OFD_SETLK = 36, 37
+_FLOCK = struct.Struct('hhqqi4x')
+# The bytes that QEMU's block/file-posix.c locks to write to a file, and to
+# let nobody else write to it: RAW_LOCK_PERM_BASE or RAW_LOCK_SHARED_BASE, and
+# the number of BLK_PERM_WRITE.
 _WRITE_PERMISSION = 100 + 1
+_WRITE_UNSHARED = 200 + 1
 
 
 def create(path, fmt, size, backing=None, backing_fmt=None,
@@ -128,14 +133,29 @@ def is_written(path):
     QEMU locks one byte for each permission that it uses, on all hosts that
     share a file; "qemu-img info" does not ask for these of a raw image.
     """
-    lock = struct.Struct('hhqqi4x')
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, lock.pack(
-            fcntl.F_WRLCK, os.SEEK_SET, _WRITE_PERMISSION, 1, 0))
+        answer = _lock(descriptor, _F_OFD_GETLK, fcntl.F_WRLCK,
+                       _WRITE_PERMISSION)
     finally:
         os.close(descriptor)
-    return lock.unpack(answer)[0] != fcntl.F_UNLCK
+    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+
+
+@contextlib.contextmanager
+def not_written(path):
+    """Let no QEMU begin to write to an image; one that does may go on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _lock(descriptor, _F_OFD_SETLK, fcntl.F_RDLCK, _WRITE_UNSHARED)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor, command, kind, byte):
+    return fcntl.fcntl(descriptor, command, _FLOCK.pack(
+        kind, os.SEEK_SET, byte, 1, 0))
 
 
 def _cache_mode(path):

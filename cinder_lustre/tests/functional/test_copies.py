@@ -14,6 +14,10 @@
 
 import itertools
 import os
+import shutil
+import signal
+import subprocess
+import sys
 
 from cinder import exception
 import ddt
@@ -140,3 +144,31 @@ class CopiesTestCase(base.FunctionalTestCase):
         self.assertEqual('raw', self.connection(source)['data']['format'])
         self.extend_volume(source, 2)
         self.assert_content(content.grown(2 * units.Gi), source)
+
+    def test_service_ends_during_a_copy(self):
+        """What it has started ends as well, and cleans up."""
+        source = self.create_volume()
+        before = self.site.listing()
+        root = self.directory_of(self.driver)
+        commands = self.make_directory('bin')
+        # A copy that goes on for as long as the test is patient.
+        path = os.path.join(commands, 'qemu-img')
+        with open(path, 'w') as stream:
+            stream.write('#!/bin/sh\n[ "$1" = convert ] || exec %s "$@"\n'
+                         'for _ in $(seq 600); do echo "(1.00/100%%)"; '
+                         'sleep 0.1; done\n' % shutil.which('qemu-img'))
+        os.chmod(path, 0o755)
+        service = subprocess.Popen(
+            [sys.executable, '-c',
+             'import sys\nfrom cinder_lustre import chain, worker\n'
+             'worker.Worker("share").run(chain.copy, sys.argv[1], '
+             'sys.argv[2], None, sys.argv[1], "copy", "raw", 1 << 30, '
+             'timeout=60)', root, source.id],
+            env=dict(os.environ, PATH='%s:%s' % (commands,
+                                                 os.environ['PATH'])))
+        base.wait_for(lambda: '.tmp-copy' in self.site.listing(),
+                      'the copy has begun')
+        service.terminate()
+        self.assertEqual(-signal.SIGTERM, service.wait())
+        base.wait_for(lambda: self.site.listing() == before,
+                      'the temporary file has gone')

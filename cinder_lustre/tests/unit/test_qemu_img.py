@@ -11,7 +11,9 @@
 #    under the License.
 
 
+import contextlib
 import os
+import subprocess
 import threading
 
 import ddt
@@ -168,6 +170,53 @@ class QemuImgTestCase(storage.StorageTestCase):
                 os.path.join(directory, 'qemu-img.seen'), 'w').close()
             qemu_img.commit('image')
         self.progress.assert_called_with(None)
+
+    @contextlib.contextmanager
+    def guest(self, path, fmt):
+        """Have an image open for writing, as a guest does."""
+        with subprocess.Popen(['qemu-io', '-f', fmt, path],
+                              stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as process:
+            self.assertEqual(b'qemu-io> ', process.stdout.read(9))
+            yield
+            process.stdin.close()
+
+    @ddt.data('raw', 'qcow2')
+    def test_is_written(self, fmt):
+        path = self.share.path('image')
+        qemu_img.create(path, fmt, MIB)
+        self.assertFalse(qemu_img.is_written(path))
+        with self.guest(path, fmt):
+            self.assertTrue(qemu_img.is_written(path))
+        self.assertFalse(qemu_img.is_written(path))
+
+    def test_is_written_through_an_overlay(self):
+        """The layer below is only read."""
+        base, overlay = map(self.share.path, ('base', 'overlay'))
+        qemu_img.create(base, 'raw', MIB)
+        qemu_img.create(overlay, 'qcow2', MIB, 'base', 'raw')
+        with self.guest(overlay, 'qcow2'):
+            self.assertTrue(qemu_img.is_written(overlay))
+            self.assertFalse(qemu_img.is_written(base))
+
+    @ddt.data('raw', 'qcow2')
+    def test_not_written(self, fmt):
+        path = self.share.path('image')
+        qemu_img.create(path, fmt, MIB)
+        command = ['qemu-io', '-f', fmt, '-c', 'write -q 0 512', path]
+        with qemu_img.not_written(path):
+            done = subprocess.run(command, capture_output=True)
+        self.assertIn(b'"write" lock', done.stderr)
+        subprocess.run(command, check=True)
+
+    def test_has_data(self):
+        base, overlay = map(self.share.path, ('base', 'overlay'))
+        qemu_img.create(base, 'raw', MIB)
+        self.share.write_file('base', 'raw', 0, 4096, 1)
+        qemu_img.create(overlay, 'qcow2', MIB, 'base', 'raw')
+        self.assertFalse(qemu_img.has_data(overlay))
+        self.share.write_file('overlay', 'qcow2', 0, 4096, 1)
+        self.assertTrue(qemu_img.has_data(overlay))
 
     def test_the_command_ends_when_nobody_waits_any_more(self):
         self.progress.side_effect = BrokenPipeError

@@ -757,8 +757,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         layout = self._run_on(chain.describe, volume)
         if layout['snapshots']:
             return False, None
-        new = self._identity(self._roomiest(
-            list(sources.values()), volume.size, layout['thick']))
+        try:
+            new = self._identity(self._roomiest(
+                list(sources.values()), volume.size, layout['thick']))
+        except exception.RemoteFSNoSuitableShareFound:
+            # Perhaps its own host can reach them.
+            return False, None
         self._copy(volume, None, sources[new], volume.name_id,
                    layout['format'], volume.size, layout['thick'],
                    moving=True)
@@ -898,8 +902,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def get_manageable_snapshots(self, cinder_snapshots, marker, limit,
                                  offset, sort_keys, sort_dirs):
         """List the layers of volumes that can become snapshots."""
-        volumes = objects.VolumeList.get_all_by_host(
-            cinder_context.get_admin_context(), self.host)
+        volumes = objects.VolumeList.get_all(
+            cinder_context.get_admin_context(),
+            filters=({'cluster_name': self.cluster_name}
+                     if self.cluster_name else {'host': self.host}))
         known = {snapshot.id for snapshot in cinder_snapshots}
         entries = []
         for identity, found, volume in self._listing(volumes):
