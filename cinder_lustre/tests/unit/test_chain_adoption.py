@@ -19,6 +19,7 @@ import fixtures
 
 from cinder_lustre import chain
 from cinder_lustre import exception
+from cinder_lustre import record
 from cinder_lustre.tests import share_directory
 from cinder_lustre.tests.unit import test_chain
 from cinder_lustre.tests.unit.test_chain import formats
@@ -313,3 +314,23 @@ class MoveTestCase(test_chain.ChainTestCase):
         self.content = self.fill(3, offset=8192)
         self.move()
         self.assert_same(self.content, self.target.content(VOLUME))
+
+
+class SharingTestCase(test_chain.ChainTestCase):
+    """What goes on while a volume is being copied."""
+
+    def test_readers(self):
+        content = self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.patch(record, '_FENCE_WAIT', 0)
+        with record.fence(self.root, VOLUME, shared=True):
+            chain.describe(self.root, VOLUME)
+            chain.copy(self.root, VOLUME, ONE, self.root, OTHER, 'raw', SIZE)
+            for function, *args in (
+                    (chain.delete, ), (chain.delete_snapshot, ONE),
+                    (chain.create_snapshot, TWO), (chain.revert, ONE),
+                    (chain.extend, 2 * SIZE)):
+                self.assertRaises(exception.VolumeBusy, function, self.root,
+                                  VOLUME, *args)
+        self.assert_content(content, volume=OTHER)
+        self.assert_content(content)

@@ -19,6 +19,7 @@ import subprocess
 from unittest import mock
 
 import ddt
+import testtools
 
 from cinder_lustre import exception
 from cinder_lustre import record
@@ -339,6 +340,20 @@ class FenceTestCase(RecordTestCase):
             child.kill()
             child.wait()
         self.load()
+
+    def test_readers_share_it(self):
+        self.make()
+        with record.fence(self.root, VOLUME, shared=True):
+            with record.fence(self.root, VOLUME, shared=True):
+                self.assertRaises(exception.VolumeBusy, self.load)
+        self.load()
+        descriptor = self.hold()
+        try:
+            with testtools.ExpectedException(exception.VolumeBusy):
+                with record.fence(self.root, VOLUME, shared=True):
+                    pass
+        finally:
+            os.close(descriptor)
 
     def test_it_is_free_after_an_error(self):
         self.make()
