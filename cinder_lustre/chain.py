@@ -206,7 +206,7 @@ def delete(root, volume):
         for name in names:
             record.remove_file(rec.path(name))
         if rec.intent and 'old' in rec.intent:
-            record.remove(root, rec.intent['old'])
+            _remove_old(rec)
         record.remove(root, volume)
         record.sync_directory(root)
 
@@ -263,13 +263,18 @@ def extend(root, volume, size):
                 path=path, actual=rec.top['size'], expected=size,
                 reason='a volume cannot shrink.')
         _checked_chain(rec, rec.active)
-        rec.begin('extend', size=size)
-        with _undone_on_error(rec):
-            _grow(path, rec.top, size)
-        _sync(path)
-        rec.top['size'] = size
-        rec.finish()
+        _extend(rec, size)
         return _description(rec)
+
+
+def _extend(rec, size):
+    path = rec.path(rec.active)
+    rec.begin('extend', size=size)
+    with _undone_on_error(rec):
+        _grow(path, rec.top, size)
+    _sync(path)
+    rec.top['size'] = size
+    rec.finish()
 
 
 def create_snapshot(root, volume, snapshot):
@@ -281,7 +286,7 @@ def create_snapshot(root, volume, snapshot):
     :returns: the description of the volume
     """
     with _opened(root, volume) as rec:
-        _begin_snapshot(rec, snapshot, 'snapshot')
+        _begin_snapshot(rec, snapshot)
         _adopt_overlay(rec)
         return _description(rec)
 
@@ -294,8 +299,13 @@ def begin_snapshot(root, volume, snapshot):
     :returns: the file names of the new overlay and of the layer below it
     """
     with _opened(root, volume) as rec:
-        _begin_snapshot(rec, snapshot, 'online-snapshot')
-        return rec.intent['file'], rec.intent['lower']
+        _begin_snapshot(rec, snapshot)
+        # Only a complete overlay can tell whether a guest has moved to it.
+        name, lower = rec.intent['file'], rec.intent['lower']
+        with _undone_on_error(rec, _drop_overlay):
+            rec.begin('online-snapshot', snapshot=snapshot, file=name,
+                      lower=lower)
+        return name, lower
 
 
 def delete_snapshot(root, volume, snapshot):
@@ -522,13 +532,17 @@ def _take_over(root, old, volume, size):
         with record.fence(root, volume, create=True):
             if record.exists(root, volume):
                 raise exception.FileExists(path=rec.path(volume))
+            if rec.top['size'] < size:
+                _extend(rec, size)
             new = record.Record(root, volume, rec.active, rec.layers)
-            _grow(new.path(new.active), new.top, size)
-            new.top['size'] = size
             new.begin('take-over', old=old)
-            record.remove(root, old)
-            new.finish()
-            return _description(new)
+    # The old fence goes before the new record stops saying that it may be
+    # there.
+    with record.fence(root, volume):
+        new = record.load(root, volume)
+        if new.intent:
+            _recover(new)
+        return _description(new)
 
 
 def manageable(root):
@@ -606,9 +620,9 @@ def snapshot_size(root, volume, name):
 def forget_snapshot(root, volume, snapshot):
     """Drop the name of a snapshot, and keep its data where they are."""
     with _opened(root, volume) as rec:
-        rec.of_snapshot(snapshot)
-        del rec.snapshots[snapshot]
-        rec.save()
+        if snapshot in rec.snapshots:
+            del rec.snapshots[snapshot]
+            rec.save()
 
 
 def _overlay_over(rec, name):
@@ -642,16 +656,20 @@ def _volume_of(root, name):
     """The name_id of the volume that has a file active, or None."""
     if not record.is_plain(name):
         return None
+    found = None
     for volume in record.volumes(root):
         worker.progress(None)
         rec = record.load(root, volume, repair=False)
         if name == rec.active:
-            return volume
-        if name in rec.layers:
+            if rec.intent and 'old' in rec.intent:
+                # It counts, although the record of the old one is there.
+                return volume
+            found = volume
+        elif name in rec.layers:
             raise exception.RecordError(
                 volume=volume, reason='%s is a layer of it below %s, and '
                 'cannot be a volume on its own.' % (name, rec.active))
-    return None
+    return found
 
 
 @contextlib.contextmanager
@@ -790,8 +808,14 @@ def _recover_manage(rec):
 
 
 def _recover_take_over(rec):
-    record.remove(rec.root, rec.intent['old'])
+    _remove_old(rec)
     rec.finish()
+
+
+def _remove_old(rec):
+    """Remove the record, and the fence, of a volume that was taken over."""
+    with record.fence(rec.root, rec.intent['old'], create=True):
+        record.remove(rec.root, rec.intent['old'])
 
 
 def _remove_obsolete(rec):
@@ -799,7 +823,7 @@ def _remove_obsolete(rec):
     rec.finish()
 
 
-def _begin_snapshot(rec, snapshot, operation):
+def _begin_snapshot(rec, snapshot):
     name = '%s.%s' % (record.base_name(rec.volume), snapshot)
     path = rec.path(name)
     if os.path.lexists(path):
@@ -807,7 +831,7 @@ def _begin_snapshot(rec, snapshot, operation):
     _checked_chain(rec, rec.active)
     # A child is recorded before its overlay exists.
     rec.top['children'].append(name)
-    rec.begin(operation, snapshot=snapshot, file=name, lower=rec.active)
+    rec.begin('snapshot', snapshot=snapshot, file=name, lower=rec.active)
     with _undone_on_error(rec, _drop_overlay):
         _make_overlay(path, rec.top['size'], rec, rec.active)
         record.sync_directory(rec.root)
