@@ -19,6 +19,7 @@ fork would inherit.
 
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -57,6 +58,7 @@ def _main(request):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **kwargs)
 
+    logging.disable()
     setattr(target, request['attribute'], kill)
     module = importlib.import_module(request['module'])
     importlib.import_module('cinder_lustre.lfs').set_dom_default = str

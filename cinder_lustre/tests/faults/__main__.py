@@ -15,6 +15,7 @@
 
 import argparse
 from concurrent import futures
+import difflib
 import functools
 import hashlib
 import json
@@ -46,11 +47,13 @@ class Difference(Exception):
 def state(share):
     """All that a share holds, in a form that can be compared."""
     volumes = {}
+    loose = set(os.listdir(share.root))
     for volume in VOLUMES:
         if not os.path.exists(share.sidecar(volume)):
             continue
         rec = share.record(volume)
         del rec['intent']
+        loose.difference_update(rec['layers'])
         mirror = share.path('volume-%s.info' % volume)
         volumes[volume] = {
             'record': rec,
@@ -60,9 +63,13 @@ def state(share):
             'snapshots': {snapshot: _digest(share.content(volume, snapshot))
                           for snapshot in rec['snapshots']}}
     # What a killed process leaves beside a record counts at the end only.
-    return {'volumes': volumes, 'modes': {
-        name: os.stat(share.path(name)).st_mode & 0o7777
-        for name in share.files() if not name.endswith('.new')}}
+    return {
+        'volumes': volumes,
+        'loose': {name: _digest(share.read_file(name, 'raw'))
+                  for name in loose if record.is_plain(name) and
+                  not name.endswith('.info')},
+        'modes': {name: os.stat(share.path(name)).st_mode & 0o7777
+                  for name in share.files() if not name.endswith('.new')}}
 
 
 def _digest(content):
@@ -84,38 +91,49 @@ def check_images(share):
                             name, checked.stderr.decode()))
 
 
-def recover(share):
-    """Use each volume once; what was not created completely is deleted."""
+def recover(share, operation):
+    """Use each volume once; what was not created completely is deleted.
+
+    Or it is left alone, where Cinder does not know of it.
+    """
+    operation.first(share.root)
     for volume in VOLUMES:
-        created = os.path.exists(share.sidecar(volume))
-        if created:
-            intent = share.record(volume)['intent']
-            created = not intent or intent['operation'] != 'create'
-        if created:
+        if _is_created(share, volume):
             chain.describe(share.root, volume)
-        else:
+        elif volume in operation.known:
             chain.delete(share.root, volume)
 
 
+def _is_created(share, volume):
+    if not os.path.exists(share.sidecar(volume)):
+        return False
+    rec = share.record(volume)
+    started = rec['intent'] and rec['intent']['operation']
+    return started != 'create' and (
+        started != 'manage' or os.path.exists(share.path(rec['active'])))
+
+
 def check_busy(share):
-    """See that nobody works on a volume beside a living qemu-img."""
+    """See that nobody changes a volume beside a living qemu-img."""
     with mock.patch.object(record, '_FENCE_WAIT', 0):
         for volume in VOLUMES:
             if os.path.exists(share.sidecar(volume)):
                 try:
-                    chain.describe(share.root, volume)
+                    chain.settle(share.root, volume)
                 except exception.VolumeBusy:
                     continue
                 raise Difference('volume %s was worked on beside a living '
                                  'qemu-img' % volume)
 
 
-def delete_all(share):
+def delete_all(share, operation):
     """Delete all volumes, and see that nothing is left."""
+    operation.first(share.root)
     for volume in VOLUMES:
         chain.delete(share.root, volume)
-    if share.files():
-        raise Difference('left behind: %s' % ', '.join(share.files()))
+    left = set(share.files()) - {operation.foreign}
+    if left:
+        raise Difference('left behind: %s' % ', '.join(sorted(left)))
 
 
 class Case:
@@ -128,14 +146,19 @@ class Case:
         self.template = self._directory()
         self.operation.prepare(self.template)
         with self.copy() as share:
-            recover(share)
+            recover(share, self.operation)
             self.before = state(share)
+            self.operation.between(share.root)
+            self.between = state(share)
         with self.copy() as share, self.traces() as traces:
             self.calls, self.commands = process.points(
                 functools.partial(self.operation.run, share.root), traces)
             self.after = state(share)
+            # What is begun only may be finished, or undone, by the next use.
+            recover(share, self.operation)
+            self.settled = state(share)
         with self.copy() as share:
-            delete_all(share)
+            delete_all(share, self.operation)
 
     @property
     def points(self):
@@ -194,19 +217,19 @@ class Case:
                 with record.fence(share.root, volume):
                     pass
         with self.copy(share) as killed:
-            delete_all(killed)
+            delete_all(killed, self.operation)
         with self.copy(share) as killed:
             self._check_repetition(killed)
         if self.operation.deletes:
             # What is half gone cannot be described.
             return
-        recover(share)
-        found = self._expect(share, self.before, self.after)
+        recover(share, self.operation)
+        found = self._expect(share, self.before, self.between, self.settled)
         check_images(share)
         if self.operation.repeatable and found == self.before:
             self.operation.run(share.root)
             self._expect(share, self.after)
-        delete_all(share)
+        delete_all(share, self.operation)
 
     def _check_repetition(self, share):
         """Repeat the operation without a look at the volume before."""
@@ -214,23 +237,28 @@ class Case:
             self.operation.run(share.root)
         except (exception.FileExists, exception.RecordError):
             # It was completed, or its first half must be repeated, too.
-            recover(share)
-            self._expect(share, self.before, self.after)
+            recover(share, self.operation)
+            self._expect(share, self.before, self.between, self.settled)
         else:
-            self._expect(share, self.after)
+            self._expect(share, self.after, self.settled)
         check_images(share)
-        delete_all(share)
+        delete_all(share, self.operation)
 
     def _expect(self, share, *states):
         found = state(share)
         if found not in states:
-            raise Difference('found %s\nexpected %s' % (
-                _pretty(found), '\nor '.join(map(_pretty, states))))
+            raise Difference('\n'.join(min(
+                (_difference(found, expected) for expected in states),
+                key=len)))
         return found
 
 
-def _pretty(content):
-    return json.dumps(content, indent=1, sort_keys=True)
+def _difference(found, expected):
+    """The lines in which two states differ, and a few around them."""
+    return list(difflib.unified_diff(
+        *(json.dumps(content, indent=1, sort_keys=True).splitlines()
+          for content in (expected, found)), 'expected', 'found',
+        lineterm=''))
 
 
 class _Removed:

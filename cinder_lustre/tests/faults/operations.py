@@ -15,6 +15,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 
 from cinder_lustre import chain
@@ -27,8 +28,15 @@ MIB = share_directory.MIB
 SIZE = 8 * MIB
 VOLUME = '7d1f9a52-6d0c-4f0b-a3b2-64a1d1a30001'
 OTHER = '7d1f9a52-6d0c-4f0b-a3b2-64a1d1a30002'
+BASE = record.base_name(VOLUME)
+# A file of the share that is not a volume's yet.
+FILE = 'disk'
 ONE, TWO, THREE = ('7d1f9a52-6d0c-4f0b-a3b2-64a1d1a3000%d' % number
                    for number in (3, 4, 5))
+
+
+def _nothing(_share):
+    pass
 
 
 class Operation:
@@ -40,17 +48,28 @@ class Operation:
     :param prepare: makes the volumes, given a ShareDirectory
     :param run: the operation itself, given the root of the share
     :param repeatable: whether it can be repeated once it was recovered from
-    :param deletes: whether it deletes the volume, so that the only way to
-                    recover is to repeat it
+    :param deletes: whether it deletes a volume first, so that the only way
+                    to recover is to repeat it
+    :param known: the volumes that Cinder knows of, and deletes
+    :param first: what a driver does before anything else, given the root
+    :param between: makes another state that is as good as the one before,
+                    given the root
+    :param foreign: a file of the share that is not to be deleted until it is
+                    a volume
     """
 
     def __init__(self, minimum, prepare, run, repeatable=True,
-                 deletes=False):
+                 deletes=False, known=(OTHER, VOLUME), first=_nothing,
+                 between=_nothing, foreign=None):
         self.minimum = minimum
         self.prepare = prepare
         self.run = run
         self.repeatable = repeatable
         self.deletes = deletes
+        self.known = known
+        self.first = first
+        self.between = between
+        self.foreign = foreign
 
 
 def _volume(fmt, *snapshots, thick=False, grow=None):
@@ -75,10 +94,6 @@ def _volume(fmt, *snapshots, thick=False, grow=None):
     return prepare
 
 
-def _nothing(share):
-    pass
-
-
 def _called(function, *args, **kwargs):
     return lambda root: function(root, *args, **kwargs)
 
@@ -87,9 +102,9 @@ def _created(fmt, thick=False):
     return _called(chain.create, VOLUME, fmt, SIZE, thick)
 
 
-def _copied(snapshot, fmt, size=SIZE, thick=False):
+def _copied(snapshot, fmt, size=SIZE, thick=False, moving=False):
     return lambda root: chain.copy(root, VOLUME, snapshot, root, OTHER, fmt,
-                                   size, thick)
+                                   size, thick, moving)
 
 
 def _loading(fmt, thick=False):
@@ -106,26 +121,123 @@ def _shortened(fmt):
     def prepare(share):
         _volume(fmt)(share)
         subprocess.run(['qemu-img', 'resize', '-q', '--shrink', '-f', fmt,
-                        share.path(record.base_name(VOLUME)), str(6 * MIB)],
+                        share.path(BASE), str(6 * MIB)],
                        check=True)
 
     return prepare
+
+
+def _after(prepare, *steps):
+    """Prepare a share, and go on with it.
+
+    :param steps: a function of the storage core that gets the volume, and its
+                  other arguments, or a function that gets the share
+    """
+    def prepare_all(share):
+        prepare(share)
+        for step in steps:
+            if isinstance(step, tuple):
+                function, *args = step
+                function(share.root, VOLUME, *args)
+            else:
+                step(share)
+
+    return prepare_all
+
+
+def overlay(snapshot):
+    return '%s.%s' % (BASE, snapshot)
+
+
+def _written_by_guest(share):
+    """A guest has moved to the new overlay, written, and gone."""
+    share.write_file(overlay(TWO), 'qcow2', 3 * MIB, MIB, 0x72)
+
+
+def _committed_by_guest(share):
+    """What Nova lets a guest do to merge the oldest snapshot's layer."""
+    _qemu_img(share, 'commit', '-q', '-d', '-f', 'qcow2', overlay(ONE))
+    _qemu_img(share, 'rebase', '-q', '-u', '-f', 'qcow2', '-F', 'raw', '-b',
+              BASE, overlay(TWO))
+
+
+def _pulled_by_guest(share):
+    """The same for the latest one: the active file stays what it is."""
+    _qemu_img(share, 'rebase', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b',
+              overlay(ONE), overlay(THREE))
+
+
+def _pulled_completely_by_guest(share):
+    _qemu_img(share, 'rebase', '-q', '-f', 'qcow2', '-b', '', overlay(ONE))
+
+
+def _qemu_img(share, *arguments):
+    subprocess.run(['qemu-img', *arguments], cwd=share.root, check=True)
+
+
+def _without_record(share):
+    """As a RemoteFS driver leaves a volume."""
+    shutil.rmtree(share.path(record.DIRECTORY))
+
+
+def _adopt(root):
+    return chain.adopt(root, VOLUME, 'qcow2', 'raw')
+
+
+def _file(fmt):
+    """A file that is no volume, smaller than the one that it becomes."""
+    def prepare(share):
+        qemu_img.create(share.path(FILE), fmt, SIZE - MIB)
+        share.write_file(FILE, fmt, MIB, 2 * MIB, 0x73)
+
+    return prepare
+
+
+def _managed(fmt):
+    return lambda root: chain.manage(root, FILE, VOLUME, fmt, SIZE)
+
+
+def _taken_over(size):
+    return lambda root: chain.manage(root, overlay(TWO), OTHER, 'raw', size)
+
+
+def _killed_take_over(share):
+    """Both records are there, and the new one says that it counts."""
+    _kill(os, 'unlink', 1, chain.manage, share.root, overlay(TWO), OTHER,
+          'raw', SIZE)
+
+
+def _moved(share):
+    _copied(None, 'raw', moving=True)(share.root)
+
+
+def _kill(target, attribute, count, function, *args):
+    if not killed.run(target, attribute, count, function, *args):
+        raise RuntimeError('%s was not killed' % function.__name__)
 
 
 def _interrupted(prepare, target, attribute, count, function, *args):
     """Let recovery itself find an operation that was killed."""
     def prepare_both(share):
         prepare(share)
-        if not killed.run(target, attribute, count, function, share.root,
-                          VOLUME, *args):
-            raise RuntimeError('%s was not killed' % function.__name__)
+        _kill(target, attribute, count, function, share.root, VOLUME, *args)
 
     return prepare_both
 
 
 _describe = _called(chain.describe, VOLUME)
-_interrupted_merge = functools.partial(
-    _interrupted, _volume('raw', ONE, TWO, THREE))
+_settle = _called(chain.settle, VOLUME)
+_two = _volume('raw', ONE, TWO)
+_three = _volume('raw', ONE, TWO, THREE)
+_nameless = _after(_three, (chain.forget_snapshot, TWO),
+                   (chain.forget_snapshot, THREE))
+_snapshot_begun = _after(_volume('raw', ONE), (chain.begin_snapshot, TWO))
+_guest_moved = _after(_snapshot_begun, _written_by_guest)
+_commit_begun = _after(_two, (chain.begin_delete_snapshot, ONE))
+_committed = _after(_commit_begun, _committed_by_guest)
+_pull_begun = _after(_three, (chain.begin_delete_snapshot, THREE))
+_pulled = _after(_pull_begun, _pulled_by_guest)
+_interrupted_merge = functools.partial(_interrupted, _three)
 
 OPERATIONS = {
     'create raw': Operation(18, _nothing, _created('raw')),
@@ -179,7 +291,7 @@ OPERATIONS = {
         _volume('qcow2', ONE, TWO, thick=True),
         _called(chain.delete_snapshot, VOLUME, TWO)),
     'revert': Operation(
-        18,
+        28,
         _volume('raw', ONE, TWO), _called(chain.revert, VOLUME, TWO)),
     'delete': Operation(
         13,
@@ -189,18 +301,18 @@ OPERATIONS = {
         8,
         _volume('raw'), _called(chain.prepare_load, VOLUME)),
     'finish load raw thick': Operation(
-        10,
+        20,
         _loading('raw', thick=True), _called(chain.finish_load, VOLUME),
         repeatable=False),
     'finish load qcow2': Operation(
-        12,
+        22,
         _loading('qcow2'), _called(chain.finish_load, VOLUME),
         repeatable=False),
     'cancel load': Operation(
         7,
         _loading('raw'), _called(chain.cancel_load, VOLUME)),
-    'grow raw': Operation(2, _shortened('raw'), _describe),
-    'grow qcow2': Operation(4, _shortened('qcow2'), _describe),
+    'grow raw': Operation(3, _shortened('raw'), _describe),
+    'grow qcow2': Operation(6, _shortened('qcow2'), _describe),
     'repeat create': Operation(
         24,
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'qcow2',
@@ -242,4 +354,97 @@ OPERATIONS = {
         11,
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'raw',
                      SIZE), _called(chain.delete, VOLUME), deletes=True),
+    'copy to move': Operation(
+        22, _volume('raw'), _copied(None, 'qcow2', moving=True)),
+    'copy again to move': Operation(
+        27, _after(_volume('raw'), _moved), _copied(None, 'raw', moving=True),
+        deletes=True),
+    'accept moved copy': Operation(
+        6, _after(_volume('raw'), _moved),
+        _called(chain.describe, OTHER)),
+    'convert raw to qcow2': Operation(
+        31, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
+    'convert qcow2 to raw': Operation(
+        31, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
+    'convert thin to thick': Operation(
+        30, _volume('raw'), _called(chain.convert, VOLUME, 'raw', True)),
+    'revert past nameless layers': Operation(
+        34, _nameless, _called(chain.revert, VOLUME, ONE)),
+    'forget snapshot': Operation(
+        11, _two, _called(chain.forget_snapshot, VOLUME, TWO)),
+    'forget only snapshot': Operation(
+        11, _volume('raw', ONE), _called(chain.forget_snapshot, VOLUME, ONE)),
+    'name snapshot': Operation(
+        11, _nameless,
+        _called(chain.name_snapshot, VOLUME, TWO, overlay(ONE))),
+    'adopt': Operation(
+        17, _after(_two, _without_record), _adopt, first=_adopt),
+    'manage raw file': Operation(
+        16, _file('raw'), _managed('raw'), foreign=FILE),
+    'manage qcow2 file': Operation(
+        18, _file('qcow2'), _managed('qcow2'), foreign=FILE),
+    'take over': Operation(
+        28, _two, _taken_over(SIZE), known=(OTHER,)),
+    'take over and grow': Operation(
+        41, _two, _taken_over(2 * SIZE), known=(OTHER,),
+        between=_called(chain.extend, VOLUME, 2 * SIZE)),
+    'begin snapshot': Operation(
+        16, _volume('raw', ONE), _called(chain.begin_snapshot, VOLUME, TWO)),
+    'settle snapshot not made': Operation(8, _snapshot_begun, _settle),
+    'settle snapshot': Operation(12, _guest_moved, _settle),
+    'begin delete by commit': Operation(
+        8, _two, _called(chain.begin_delete_snapshot, VOLUME, ONE)),
+    'settle commit not begun': Operation(27, _commit_begun, _settle),
+    'settle commit': Operation(18, _committed, _settle),
+    'begin delete by pull': Operation(
+        9, _three, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
+    'settle pull not begun': Operation(7, _pull_begun, _settle),
+    'settle pull': Operation(19, _pulled, _settle),
+    'settle complete pull': Operation(
+        14, _after(_volume('qcow2', ONE), (chain.begin_delete_snapshot, ONE),
+                   _pulled_completely_by_guest), _settle),
+    'recover load': Operation(8, _loading('qcow2'), _describe),
+    'recover finish load': Operation(
+        13, _interrupted(_loading('raw'), os, 'rename', 2, chain.finish_load),
+        _describe),
+    'recover convert': Operation(
+        8, _interrupted(_volume('qcow2'), qemu_img, 'convert', 1,
+                        chain.convert, 'raw', True), _describe),
+    'recover convert at switch': Operation(
+        14, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
+                         'qcow2', False), _describe),
+    'recover revert past nameless': Operation(
+        16, _interrupted(_nameless, os, 'unlink', 2, chain.revert, ONE),
+        _describe),
+    'recover manage': Operation(
+        9, _after(_file('qcow2'), lambda share: _kill(
+            chain, '_grow', 1, chain.manage, share.root, FILE, VOLUME,
+            'qcow2', SIZE)), _describe),
+    'recover take over': Operation(
+        15, _after(_two, _killed_take_over), _called(chain.describe, OTHER),
+        known=(OTHER,)),
+    'recover settled commit': Operation(
+        8, _interrupted(_committed, os, 'unlink', 1, chain.settle),
+        _describe),
+    'recover settled pull': Operation(
+        9, _interrupted(_pulled, os, 'unlink', 1, chain.settle), _describe),
+    'recover commit not begun': Operation(
+        22, _interrupted(_commit_begun, qemu_img, 'rebase', 1, chain.settle),
+        _describe),
+    'delete moved copy': Operation(
+        11, _after(_volume('raw'), _moved), _called(chain.delete, OTHER),
+        deletes=True),
+    'delete while loading': Operation(
+        11, _loading('raw'), _called(chain.delete, VOLUME), deletes=True),
+    'delete after a killed convert': Operation(
+        12, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
+                         'qcow2', False), _called(chain.delete, VOLUME),
+        deletes=True),
+    'delete with begun snapshot': Operation(
+        13, _guest_moved, _called(chain.delete, VOLUME), deletes=True),
+    'delete with begun merge': Operation(
+        14, _committed, _called(chain.delete, VOLUME), deletes=True),
+    'delete after a killed take over': Operation(
+        20, _after(_two, _killed_take_over), _called(chain.delete, OTHER),
+        deletes=True, known=(OTHER,)),
 }
