@@ -33,6 +33,7 @@ from unittest import mock
 from cinder_lustre import chain
 from cinder_lustre import exception
 from cinder_lustre import record
+from cinder_lustre.tests.faults import defects
 from cinder_lustre.tests.faults import operations
 from cinder_lustre.tests.faults import process
 from cinder_lustre.tests import share_directory
@@ -282,15 +283,19 @@ def sample(points, size):
     return [points[index * len(points) // size] for index in range(size)]
 
 
+def _set_up():
+    # An orphan that was stopped may need its time on a busy machine.
+    record._FENCE_WAIT = 120
+    logging.disable()
+    record.lfs.set_dom_default = str
+
+
 def try_operation(name, directory, size):
     """Kill an operation at its points.
 
     :returns: a row of the table, and a list of failures
     """
-    # An orphan that was stopped may need its time on a busy machine.
-    record._FENCE_WAIT = 120
-    logging.disable()
-    record.lfs.set_dom_default = str
+    _set_up()
     start = time.monotonic()
     row = {'operation': name, 'points': 0, 'tried': 0, 'survived': 0}
     failures = []
@@ -329,6 +334,41 @@ def _try_points(case, points, row, failures):
         row['tried'] += 1
 
 
+def try_defect(name, directory):
+    """Kill an operation with a defect until it shows.
+
+    :returns: how many points were tried, and what was noticed at the last
+              one, or None
+    """
+    _set_up()
+    defect = defects.DEFECTS[name]
+    with tempfile.TemporaryDirectory(dir=directory) as work, defect.patch():
+        case = Case(defect.operation, work)
+        points = [point for point in case.points if point[0] == defect.way]
+        for tried, point in enumerate(points, 1):
+            try:
+                case.kill(point)
+            except (Difference, exception.LustreException) as exc:
+                return tried, '%s at %s' % (type(exc).__name__,
+                                            ' '.join(map(str, point)))
+    return len(points), None
+
+
+def _try_defects(pool, directory):
+    """Print a table; returns the exit code."""
+    line = '%-26s %-22s %6s  %s'
+    print(line % ('defect', 'operation', 'points', 'noticed'))
+    tries = {name: pool.submit(try_defect, name, directory)
+             for name in defects.DEFECTS}
+    noticed = set()
+    for name, attempt in tries.items():
+        tried, failure = attempt.result()
+        noticed.add(failure is not None)
+        print(line % (name, defects.DEFECTS[name].operation, tried,
+                      failure or 'NO'), flush=True)
+    return 0 if all(noticed) else 1
+
+
 def _parse(arguments):
     parser = argparse.ArgumentParser(
         prog='python -m cinder_lustre.tests.faults',
@@ -340,6 +380,9 @@ def _parse(arguments):
     group.add_argument('--sample', type=int, metavar='N',
                        help='try N points of each operation, always the '
                        'same ones')
+    group.add_argument('--defects', action='store_true',
+                       help='see that known kinds of defects would be '
+                       'noticed')
     parser.add_argument('--operation', action='append', metavar='X',
                         choices=operations.OPERATIONS,
                         help='try this operation; may be repeated')
@@ -353,6 +396,27 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
+def _try_operations(pool, directory, names, size):
+    """Print a table, and the failures; returns the exit code."""
+    line = '%-30s %6s %6s %8s %7s'
+    print(line % ('operation', 'points', 'tried', 'survived', 'seconds'))
+    failures = []
+    total = [0, 0, 0]
+    tries = [pool.submit(try_operation, name, directory, size)
+             for name in names]
+    for attempt in tries:
+        row, failed = attempt.result()
+        numbers = [row['points'], row['tried'], row['survived']]
+        total = [sum(pair) for pair in zip(total, numbers)]
+        print(line % (row['operation'], *numbers, '%.0f' % row['seconds']),
+              flush=True)
+        failures += failed
+    print(line % ('total', *total, ''))
+    for failure in failures:
+        print('\nFAILED: %s' % failure)
+    return 1 if failures else 0
+
+
 def main(arguments=None):
     args = _parse(arguments)
     if args.list:
@@ -363,27 +427,14 @@ def main(arguments=None):
             print('There is no %s. Install it first.' % command,
                   file=sys.stderr)
             return 2
-    names = args.operation or list(operations.OPERATIONS)
-    line = '%-30s %6s %6s %8s %7s'
-    print(line % ('operation', 'points', 'tried', 'survived', 'seconds'))
-    failures = []
-    total = [0, 0, 0]
+    directory = args.directory or share_directory.in_memory()
     with futures.ProcessPoolExecutor(
             args.jobs, multiprocessing.get_context('fork')) as pool:
-        tries = [pool.submit(try_operation, name,
-                             args.directory or share_directory.in_memory(),
-                             args.sample) for name in names]
-        for attempt in tries:
-            row, failed = attempt.result()
-            numbers = [row['points'], row['tried'], row['survived']]
-            total = [sum(pair) for pair in zip(total, numbers)]
-            print(line % (row['operation'], *numbers,
-                          '%.0f' % row['seconds']), flush=True)
-            failures += failed
-    print(line % ('total', *total, ''))
-    for failure in failures:
-        print('\nFAILED: %s' % failure)
-    return 1 if failures else 0
+        if args.defects:
+            return _try_defects(pool, directory)
+        return _try_operations(
+            pool, directory, args.operation or list(operations.OPERATIONS),
+            args.sample)
 
 
 if __name__ == '__main__':
