@@ -339,14 +339,17 @@ def fence(root, volume, create=False, shared=False):
             break
         os.close(descriptor)
     os.set_inheritable(descriptor, True)
-    # The lock of a volume whose record got lost stays with its files.
     removable = create
     try:
         yield
         removable = True
     finally:
         try:
-            if removable and not exists(root, volume):
+            # The lock of a volume whose record got lost stays with its files.
+            # Without those, it was made here after the volume was deleted.
+            if not exists(root, volume) and (
+                    removable or not os.path.lexists(
+                        os.path.join(root, base_name(volume)))):
                 remove_file(path)
         finally:
             os.close(descriptor)
