@@ -33,6 +33,7 @@ from unittest import mock
 from cinder_lustre import chain
 from cinder_lustre import exception
 from cinder_lustre import record
+from cinder_lustre.tests.faults import concurrency
 from cinder_lustre.tests.faults import defects
 from cinder_lustre.tests.faults import operations
 from cinder_lustre.tests.faults import process
@@ -383,6 +384,13 @@ def _parse(arguments):
     group.add_argument('--defects', action='store_true',
                        help='see that known kinds of defects would be '
                        'noticed')
+    group.add_argument('--concurrency', action='store_true',
+                       help='let two processes work on the same volumes at '
+                       'once, then kill one of both again and again')
+    parser.add_argument('--seconds', type=float, default=10,
+                        help='how long they do each (%(default)s)')
+    parser.add_argument('--seed', type=int, default=1,
+                        help='where their random choices begin (%(default)s)')
     parser.add_argument('--operation', action='append', metavar='X',
                         choices=operations.OPERATIONS,
                         help='try this operation; may be repeated')
@@ -412,6 +420,10 @@ def _try_operations(pool, directory, names, size):
               flush=True)
         failures += failed
     print(line % ('total', *total, ''))
+    return _print_failures(failures)
+
+
+def _print_failures(failures):
     for failure in failures:
         print('\nFAILED: %s' % failure)
     return 1 if failures else 0
@@ -428,6 +440,10 @@ def main(arguments=None):
                   file=sys.stderr)
             return 2
     directory = args.directory or share_directory.in_memory()
+    if args.concurrency:
+        return _print_failures([
+            failure for killing in (False, True) for failure in
+            concurrency.run(directory, args.seconds, args.seed, killing)])
     with futures.ProcessPoolExecutor(
             args.jobs, multiprocessing.get_context('fork')) as pool:
         if args.defects:
