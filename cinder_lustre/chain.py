@@ -505,6 +505,8 @@ def manage(root, name, volume, fmt, size):
         # Killed before the rename, the volume has no file: delete it.
         rec.begin('manage', source=name)
         try:
+            # Who may not do this must hear of it before the name changes.
+            os.chmod(path, 0o660)
             os.rename(path, rec.path(rec.active))
         except OSError as exc:
             record.remove(root, volume)
@@ -514,7 +516,6 @@ def manage(root, name, volume, fmt, size):
                 volume=volume, reason='%s belongs to another project quota '
                 'than the share. Move it into the directory of the share.'
                 % path) from exc
-        os.chmod(rec.path(rec.active), 0o660)
         _grow(rec.path(rec.active), rec.top, size)
         record.sync_directory(root)
         rec.finish()
