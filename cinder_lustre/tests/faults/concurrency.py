@@ -414,7 +414,9 @@ def run(directory, seconds, seed, killing):
     :returns: a list of failures
     """
     context = multiprocessing.get_context('fork')
-    with tempfile.TemporaryDirectory(dir=directory) as work:
+    # What outlives a killed process may still write there.
+    with tempfile.TemporaryDirectory(
+            dir=directory, ignore_cleanup_errors=True) as work:
         root, model, log, stop = (os.path.join(work, name) for name in (
             'share', 'model', 'log', 'stop'))
         for path in (root, model):

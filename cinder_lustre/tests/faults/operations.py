@@ -188,6 +188,7 @@ def _file(fmt):
     """A file that is no volume, smaller than the one that it becomes."""
     def prepare(share):
         qemu_img.create(share.path(FILE), fmt, SIZE - MIB)
+        os.chmod(share.path(FILE), 0o644)
         share.write_file(FILE, fmt, MIB, 2 * MIB, 0x73)
 
     return prepare
@@ -195,6 +196,11 @@ def _file(fmt):
 
 def _managed(fmt):
     return lambda root: chain.manage(root, FILE, VOLUME, fmt, SIZE)
+
+
+def _made_private(root):
+    """All that may have happened to a file that was not managed at last."""
+    os.chmod(os.path.join(root, FILE), 0o660)
 
 
 def _taken_over(size):
@@ -380,9 +386,11 @@ OPERATIONS = {
     'adopt': Operation(
         17, _after(_two, _without_record), _adopt, first=_adopt),
     'manage raw file': Operation(
-        16, _file('raw'), _managed('raw'), foreign=FILE),
+        17, _file('raw'), _managed('raw'), foreign=FILE,
+        between=_made_private),
     'manage qcow2 file': Operation(
-        18, _file('qcow2'), _managed('qcow2'), foreign=FILE),
+        19, _file('qcow2'), _managed('qcow2'), foreign=FILE,
+        between=_made_private),
     'take over': Operation(
         28, _two, _taken_over(SIZE), known=(OTHER,)),
     'take over and grow': Operation(

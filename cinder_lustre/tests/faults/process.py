@@ -43,7 +43,8 @@ WAYS = ('orphan', 'group', 'child')
 # strace ignores those with a question mark where a machine lacks them.
 _CALLS = ('write,pwrite64,?pwritev,?pwritev2,?rename,renameat,renameat2,'
           '?unlink,unlinkat,ftruncate,truncate,fallocate,fsync,fdatasync,'
-          '?mkdir,mkdirat,?link,linkat,?symlink,symlinkat,openat')
+          '?mkdir,mkdirat,?link,linkat,?symlink,symlinkat,?chmod,fchmod,'
+          'fchmodat,openat')
 # A write of qemu-img is no change of a file: it prints and wakes threads.
 _CHILD_CALLS = ('pwrite64,?pwritev,?pwritev2,?rename,renameat,renameat2,'
                 '?unlink,unlinkat,ftruncate,truncate,fallocate,fsync,'
