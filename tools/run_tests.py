@@ -86,9 +86,19 @@ TOX_STAGES = (
     _tox('tempest-only', 'tempest-only', tests=True),
     _tox('functional', 'functional', limit=900, tests=True),
 )
-# A fixed sample of all points; without "--sample", each one is tried.
-FAULTS = Stage('faults', (sys.executable, '-m', 'cinder_lustre.tests.faults',
-                          '--sample', '8'), 480, needs=(), show=40)
+
+
+def _faults(name, *options, show):
+    return Stage(name, (sys.executable, '-m', 'cinder_lustre.tests.faults',
+                        *options), 480, needs=(), show=show)
+
+
+FAULT_STAGES = (
+    # A fixed sample of all points; without "--sample", each one is tried.
+    _faults('faults', '--sample', '3', show=80),
+    _faults('defects', '--defects', show=10),
+    _faults('concurrency', '--concurrency', show=30),
+)
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
@@ -106,7 +116,7 @@ INSTALL = Stage(
     ('tox', 'run', '--notest', '-e',
      ','.join(stage.command[-1] for stage in TOX_STAGES)),
     900, needs=())
-STAGES = (INSTALL,) + TOX_STAGES + (FAULTS,) + LAB_STAGES
+STAGES = (INSTALL,) + TOX_STAGES + FAULT_STAGES + LAB_STAGES
 
 
 @dataclasses.dataclass
