@@ -247,6 +247,20 @@ class ManageTestCase(test_chain.ChainTestCase):
         self.assertFalse(os.path.exists(self.share.sidecar(VOLUME)))
         self.assert_content(content, volume=OTHER)
 
+    @ddt.data((VOLUME, OTHER), (OTHER, VOLUME))
+    def test_killed_and_taken_over_by_a_third(self, order):
+        """While two records name a file, only the newer one counts."""
+        content = self.create()
+        self.killed(os, 'unlink', 1, chain.manage, BASE, OTHER, 'raw', SIZE)
+        real = record.volumes
+        self.patch(record, 'volumes', lambda root: sorted(
+            real(root), key=order.index))
+        chain.manage(self.root, BASE, 'third', 'raw', SIZE)
+        chain.delete(self.root, OTHER)
+        self.assert_content(content, volume='third')
+        self.assertEqual(test_chain.files_of('third')[:2] + [BASE],
+                         self.share.files())
+
 
 @ddt.ddt
 class ConvertTestCase(test_chain.ChainTestCase):

@@ -402,6 +402,23 @@ class FenceTestCase(RecordTestCase):
         self.assertNotIn('.cinder-lustre/%s.lock' % VOLUME,
                          self.share.files())
 
+    def test_a_lock_that_was_made_after_a_deletion_goes(self):
+        self.make()
+        real = record.exists
+        found = []
+
+        def delete_then(root, volume):
+            # As if a deletion ended just after this.
+            found.append(real(root, volume))
+            if len(found) == 1:
+                record.remove(root, volume)
+                os.unlink(self.lock)
+            return found[-1]
+
+        self.patch(record, 'exists', delete_then)
+        self.assertRaises(exception.RecordMissing, self.load)
+        self.assertEqual([], self.share.files())
+
     def test_the_lock_of_a_deleted_volume_is_made_anew(self):
         self.make()
         real = fcntl.flock
