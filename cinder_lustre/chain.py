@@ -660,7 +660,11 @@ def _volume_of(root, name):
     found = None
     for volume in record.volumes(root):
         worker.progress(None)
-        rec = record.load(root, volume, repair=False)
+        try:
+            rec = record.load(root, volume, repair=False)
+        except exception.RecordMissing:
+            # It has been deleted meanwhile.
+            continue
         if name == rec.active:
             if rec.intent and 'old' in rec.intent:
                 # It counts, although the record of the old one is there.

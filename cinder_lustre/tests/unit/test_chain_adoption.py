@@ -247,6 +247,12 @@ class ManageTestCase(test_chain.ChainTestCase):
         self.assertFalse(os.path.exists(self.share.sidecar(VOLUME)))
         self.assert_content(content, volume=OTHER)
 
+    def test_beside_a_deletion(self):
+        """Another volume's record may go while its turn comes."""
+        self.make_file('raw')
+        self.patch(record, 'volumes', lambda root: ['deleted'])
+        chain.manage(self.root, 'disk', VOLUME, 'raw', SIZE)
+
     @ddt.data((VOLUME, OTHER), (OTHER, VOLUME))
     def test_killed_and_taken_over_by_a_third(self, order):
         """While two records name a file, only the newer one counts."""
