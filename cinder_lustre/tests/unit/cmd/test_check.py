@@ -13,9 +13,11 @@
 """The command, with a real child on real files and on Cinder's database."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
+import re
 import sys
 from unittest import mock
 import warnings
@@ -25,7 +27,9 @@ from cinder.tests.unit import test
 from cinder.tests.unit import utils as test_utils
 import ddt
 import fixtures
+import testtools
 
+import cinder_lustre
 from cinder_lustre.brick import mount
 from cinder_lustre import chain
 from cinder_lustre import check
@@ -245,6 +249,24 @@ class CommandTestCase(CommandMixin, storage.StorageTestCase):
             self.assertEqual(0, self.command(self.root))
             self.assertEqual(2, self.command(self.root, '--config-file',
                                              '/etc/cinder/cinder.conf'))
+
+
+class DocumentationTestCase(testtools.TestCase):
+
+    def test_codes(self):
+        codes = set()
+        for module in (check, command):
+            codes.update(re.findall(
+                r"(?:ERROR|WARNING|NOTE)(?: if \w+ else [\w.]+)?,\s*"
+                r"'([a-z-]+)'", inspect.getsource(module)))
+        # These are chosen by a condition.
+        codes.update(('size-larger', 'record-damaged'))
+        path = os.path.join(os.path.dirname(cinder_lustre.__file__),
+                            '../doc/source/admin/check.rst')
+        with open(path) as stream:
+            documented = re.findall(r'^   \* - ``(.*)``$', stream.read(),
+                                    re.MULTILINE)
+        self.assertEqual(sorted(codes), sorted(documented))
 
 
 @ddt.ddt
