@@ -46,6 +46,7 @@ from oslo_utils import units
 
 from cinder_lustre import brick
 from cinder_lustre.brick import nbd
+from cinder_lustre import check
 from cinder_lustre.tests.functional import site as sites
 from cinder_lustre.volume.drivers import lustre
 
@@ -217,6 +218,8 @@ class FunctionalTestCase(test.TestCase):
         self.addCleanup(os.environ.pop, sites.MARK)
         self.sites = []
         self.drivers = []
+        # What the test breaks on purpose, as cinder-lustre-check calls it.
+        self.broken = set()
         self.directory = os.path.join(all_sites().run.directory, self.mark)
         os.mkdir(self.directory)
         self.addCleanup(sites.remove_tree, self.directory)
@@ -299,7 +302,22 @@ class FunctionalTestCase(test.TestCase):
             for each in driver._workers.values():
                 wait_for(lambda: not each.stuck, 'no child hangs')
 
+    def _check_shares(self):
+        """Bring the shares back, and see that all on them fits together."""
+        for site in self.sites:
+            site.recover()
+        self.wait_for_workers()
+        for site in self.sites:
+            self._check_records(site)
+
+    def _check_records(self, site):
+        findings = check.check(site.path)['findings']
+        self.assertEqual([], [
+            finding for finding in findings if finding['severity'] !=
+            check.NOTE and finding['code'] not in self.broken])
+
     def _check_files(self, site):
+        self._check_records(site)
         left = [name for name in site.listing() if name != '.cinder-lustre']
         self.assertEqual([], left, 'files were left on the share')
 
@@ -363,6 +381,7 @@ class FunctionalTestCase(test.TestCase):
             active_backend_id=None, cluster_name=None)
         self.drivers.append(driver)
         self.addCleanup(self._delete_volumes, driver)
+        self.addCleanup(self._check_shares)
         if started:
             driver.do_setup(self.context)
             driver.check_for_setup_error()
