@@ -31,6 +31,7 @@ import traceback
 from unittest import mock
 
 from cinder_lustre import chain
+from cinder_lustre import check
 from cinder_lustre import exception
 from cinder_lustre import record
 from cinder_lustre.tests.faults import concurrency
@@ -79,8 +80,14 @@ def _digest(content):
                             hashlib.sha256(content).hexdigest()[:16])
 
 
-def check_images(share):
-    """See that no qcow2 file is corrupt; lost clusters are no harm."""
+def check_files(share):
+    """See that all on the share fits together.
+
+    In qcow2 files, lost clusters are no harm.
+    """
+    for finding in check.check(share.root)['findings']:
+        if finding['severity'] != check.NOTE:
+            raise Difference('%(code)s: %(thing)s: %(cause)s' % finding)
     for volume in VOLUMES:
         if os.path.exists(share.sidecar(volume)):
             for name, layer in share.record(volume)['layers'].items():
@@ -227,7 +234,7 @@ class Case:
             return
         recover(share, self.operation)
         found = self._expect(share, self.before, self.between, self.settled)
-        check_images(share)
+        check_files(share)
         if self.operation.repeatable and found == self.before:
             self.operation.run(share.root)
             self._expect(share, self.after)
@@ -243,7 +250,7 @@ class Case:
             self._expect(share, self.before, self.between, self.settled)
         else:
             self._expect(share, self.after, self.settled)
-        check_images(share)
+        check_files(share)
         delete_all(share, self.operation)
 
     def _expect(self, share, *states):
