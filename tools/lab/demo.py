@@ -31,6 +31,7 @@ import openstack
 from os_brick.initiator import connector as os_brick_connector
 
 from cinder_lustre import brick
+from cinder_lustre.cmd import check
 
 GIB = 1 << 30
 CHUNK = 8 << 20
@@ -207,6 +208,10 @@ class Demo:
         with self.step('delete the snapshot, compare'):
             self.delete(snapshot, cinder.delete_snapshot)
             self.expect(volume, size, after)
+        with self.step('compare shares, records and database'):
+            if not check_shares('--config-file',
+                                os.environ['LAB_CINDER_CONF']):
+                raise DemoError('the shares are not clean')
         with self.step('delete everything'):
             self.delete(backup, cinder.delete_backup)
             self.glance.delete_image(image)
@@ -245,12 +250,25 @@ def make_file_system(path, directory):
                    check=True)
 
 
-def files_on(directories):
+def files_on_shares():
     """What lies on the shares, by full path."""
     return {os.path.join(parent, name)
-            for directory in directories
+            for directory in directories()
             for parent, _directories, names in os.walk(directory)
             for name in names}
+
+
+def directories():
+    """The directories of the shares."""
+    return os.environ['LAB_SHARE_DIRECTORIES'].split(':')
+
+
+def check_shares(*arguments):
+    """Print what does not fit together; return whether all does."""
+    print()
+    codes = [check.main([directory, *arguments])
+             for directory in directories()]
+    return not any(codes)
 
 
 def print_table(report):
@@ -268,8 +286,7 @@ def main():
     args = parser.parse_args()
     brick.register(filter(None, os.environ.get(
         'LAB_DEVELOPMENT_FSTYPES', '').split(',')))
-    directories = os.environ['LAB_SHARE_DIRECTORIES'].split(':')
-    before = files_on(directories)
+    before = files_on_shares()
     report = []
     try:
         with openstack.connect() as cloud:
@@ -280,9 +297,9 @@ def main():
         return 1
     finally:
         print_table(report)
-    leftovers = sorted(files_on(directories) - before)
+    leftovers = sorted(files_on_shares() - before)
     print('\nLeft on the shares: %s' % (', '.join(leftovers) or 'nothing'))
-    return 1 if leftovers else 0
+    return 0 if check_shares() and not leftovers else 1
 
 
 if __name__ == '__main__':

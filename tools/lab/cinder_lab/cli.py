@@ -149,11 +149,12 @@ def shell(lab, args):
 
 def demo(lab, args):
     lifecycle.up(lab)
-    # The demonstration looks at the shares only to list what was left there.
+    # The demonstration looks at the shares only to check what is there.
     directories = storage.mounts(lab.prefix / 'mnt')
     return _execute(
         lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
               *args.arguments],
+        LAB_CINDER_CONF=str(lab.prefix / 'etc/cinder.conf'),
         LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
