@@ -105,6 +105,8 @@ LAB_STAGES = (
           show=40),
     Stage('lab-bad-input', ('tools/lab/lab', 'bad-input'), 900,
           needs=('lab-up',), show=40),
+    Stage('lab-dead-ost', ('tools/lab/lab', 'dead-ost', '--minutes', '1'),
+          600, needs=('lab-up',), show=20),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
     # Its logs stay with the others.
     Stage('lab-clean', ('bash', '-c', 'cp -rT "$LAB_PREFIX/log" "$0"; '

@@ -20,6 +20,7 @@ import sys
 from cinder_lab import broken_shares
 from cinder_lab import host
 from cinder_lab import lifecycle
+from cinder_lab import lost_ost
 from cinder_lab import openstack
 from cinder_lab import packages
 from cinder_lab import processes
@@ -164,6 +165,11 @@ def bad_input(lab, args):
     broken_shares.run(lab)
 
 
+def dead_ost(lab, args):
+    lifecycle.up(lab)
+    lost_ost.run(lab, args.minutes)
+
+
 def _execute(lab, command, **variables):
     environment = os.environ | lab.environment() | variables
     for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
@@ -206,6 +212,9 @@ def parser():
                add_help=False)
     each.add_argument('arguments', nargs=argparse.REMAINDER)
     add(bad_input, 'break a share in every known way, and see what happens')
+    each = add(dead_ost, 'let the OST of a volume die, and see what goes on')
+    each.add_argument('--minutes', type=float, default=5,
+                      help='how long it stays away (default: 5)')
     add(clean, 'stop it and remove all of it but the packages')
     return top
 
