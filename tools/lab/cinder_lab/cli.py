@@ -154,7 +154,7 @@ def demo(lab, args):
     directories = storage.mounts(lab.prefix / 'mnt')
     return _execute(
         lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
-              *args.arguments],
+              *(f'--format={fmt}' for fmt in args.format or ())],
         LAB_CINDER_CONF=str(lab.prefix / 'etc/cinder.conf'),
         LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
@@ -208,9 +208,9 @@ def parser():
     each = add(shell, 'start a shell or a command as the administrator')
     each.add_argument('command', nargs=argparse.REMAINDER)
     add(env, 'print the environment of "shell" for eval')
-    each = add(demo, 'run the demonstration on real data, after "up"',
-               add_help=False)
-    each.add_argument('arguments', nargs=argparse.REMAINDER)
+    each = add(demo, 'run the demonstration on real data, after "up"')
+    each.add_argument('--format', choices=('raw', 'qcow2'), action='append',
+                      help='only volumes of this format')
     add(bad_input, 'break a share in every known way, and see what happens')
     each = add(dead_ost, 'let the OST of a volume die, and see what goes on')
     each.add_argument('--minutes', type=float, default=5,
