@@ -110,12 +110,16 @@ def _values(lab, development_fstypes):
         'keystone_url': lab.url('keystone'), 'glance_url': lab.url('glance'),
         'memcached': f'127.0.0.1:{lab.port("memcached")}',
         'service_password': lab.secret('service'),
+        'encryption_key': lab.secret('encryption'),
         'transport_url': f'rabbit://lab:{lab.secret("rabbitmq")}'
                          f'@127.0.0.1:{lab.port("rabbitmq")}/',
         'database_url': f'mysql+pymysql://lab:{lab.secret("database")}'
                         f'@127.0.0.1:{lab.port("mariadb")}',
         'development_fstypes': development_fstypes,
         'backends': ','.join(services.BACKENDS),
+        # Keystone chooses them: they are unknown before its first start.
+        **dict(zip(('internal_project', 'internal_user'),
+                   lab.get('internal_tenant') or ('', ''))),
     }
     values['backend_sections'] = '\n'.join(
         string.Template(BACKEND).substitute(values, name=name)

@@ -42,8 +42,7 @@ def up(lab):
         with report.step('configuration') as notes:
             host.ensure_user(lab)
             config.directories(lab)
-            digest = lab.get('venv_pins') + config.write_all(
-                lab, shares.development_fstypes) + repr(shares.given)
+            digest = _configure(lab, shares)
             current = control.alive() and lab.get('running') == digest
             if not current:
                 notes.append('services need a start')
@@ -54,7 +53,7 @@ def up(lab):
         if not current:
             _start_supervisor(lab, control)
             lab.put('running', digest)
-        _start_services(lab, control)
+        _start_services(lab, control, shares)
         report.say(f'up. "{state.CHECKOUT}/tools/lab/lab shell" gives a '
                    f'shell with the openstack client')
 
@@ -65,6 +64,12 @@ def _install(lab):
         notes += packages.install(lab.log('packages'))
     with report.step('Python environment') as notes:
         notes += venv.Venv(lab).ensure()
+
+
+def _configure(lab, shares):
+    """Write the configuration; return a digest of all that it rests on."""
+    return lab.get('venv_pins') + config.write_all(
+        lab, shares.development_fstypes) + repr(shares.given)
 
 
 def _repair(lab, control, shares):
@@ -91,7 +96,7 @@ def _start_supervisor(lab, control):
         control.start()
 
 
-def _start_services(lab, control):
+def _start_services(lab, control, shares):
     basis, identity, rest_of_it = services.stages(lab)
     since = int(time.time())
     with report.step('MariaDB, RabbitMQ, memcached'):
@@ -110,7 +115,11 @@ def _start_services(lab, control):
     with report.step('keystone'):
         _start(control, identity)
         control.wait('keystone', rest.answers(lab.url('keystone') + '/v3'))
-        openstack.fill_catalog(lab)
+        tenant = openstack.fill_catalog(lab)
+        if lab.get('internal_tenant') != tenant:
+            # Cinder reads its configuration after this.
+            lab.put('internal_tenant', tenant)
+            lab.put('running', _configure(lab, shares))
     with report.step('glance and cinder'):
         fresh = any(control.states()[program.name]['statename'] != 'RUNNING'
                     for program in rest_of_it)

@@ -24,12 +24,18 @@ from cinder_lab import rest
 from cinder_lab import services
 
 DATABASES = ('keystone', 'glance', 'cinder')
+ENCRYPTED = 'lustre-encrypted'
 # Volume type: its extra specs.
 TYPES = {
     'lustre-raw': {'lustre:format': 'raw'},
     'lustre-qcow2': {'lustre:format': 'qcow2'},
     **{name: {'volume_backend_name': name} for name in services.BACKENDS},
+    **{f'{name}-{fmt}': {'volume_backend_name': name, 'lustre:format': fmt}
+       for name in services.BACKENDS for fmt in ('raw', 'qcow2')},
+    ENCRYPTED: {'lustre:format': 'raw'},
 }
+ENCRYPTION = {'provider': 'luks', 'cipher': 'aes-xts-plain64',
+              'key_size': 256, 'control_location': 'front-end'}
 
 
 def create_database_server(lab):
@@ -91,7 +97,10 @@ def _start(lab, log, *command, **environment):
 
 
 def fill_catalog(lab):
-    """Service users, services and endpoints."""
+    """Service users, services and endpoints.
+
+    Returns the project and the user of what Cinder itself owns.
+    """
     client = rest.Client(lab)
 
     def find(kind, filters, **body):
@@ -115,16 +124,22 @@ def fill_catalog(lab):
         for interface in ('public', 'internal'):
             find('endpoint', {'service_id': service, 'interface': interface,
                               'region_id': 'RegionOne'}, url=url)
+    # Nobody ever logs in as that user, so it has no password.
+    return [find(kind, {'name': 'cinder-internal', 'domain_id': 'default'})
+            for kind in ('project', 'user')]
 
 
 def create_types(lab):
     client = rest.Client(lab)
-    found = {entry['name'] for entry in client.cinder(
+    found = {entry['name']: entry['id'] for entry in client.cinder(
         'GET', '/types?is_public=None')['volume_types']}
     for name, specs in TYPES.items():
         if name not in found:
-            client.cinder('POST', '/types', {'volume_type': {
-                'name': name, 'extra_specs': specs}})
+            found[name] = client.cinder('POST', '/types', {'volume_type': {
+                'name': name, 'extra_specs': specs}})['volume_type']['id']
+    path = f'/types/{found[ENCRYPTED]}/encryption'
+    if not client.cinder('GET', path):
+        client.cinder('POST', path, {'encryption': ENCRYPTION})
 
 
 def reporting(client):

@@ -54,6 +54,17 @@ class ConfigurationTestCase(testtools.TestCase):
             'ext4,fuse.lustre',
             parsed['backend_defaults']['lustre_development_fstypes'])
 
+    def test_owner_of_cached_images_comes_later(self):
+        parsed = configparser.ConfigParser()
+        for tenant in (['', ''], ['a project', 'a user']):
+            if tenant[0]:
+                self.lab.put('internal_tenant', tenant)
+            parsed.read_string(config._render(
+                'cinder.conf', config._values(self.lab, '')))
+            self.assertEqual(tenant, [
+                parsed['DEFAULT'][f'cinder_internal_tenant_{kind}_id']
+                for kind in ('project', 'user')])
+
     def test_no_supervisor_expansion(self):
         program = services.Program('p', '/bin/p %s', environment={'A': '1%'})
         parsed = configparser.RawConfigParser()
