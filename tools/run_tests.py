@@ -102,7 +102,7 @@ FAULT_STAGES = (
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
-          show=40),
+          show=60),
     Stage('lab-bad-input', ('tools/lab/lab', 'bad-input'), 900,
           needs=('lab-up',), show=40),
     Stage('lab-dead-ost', ('tools/lab/lab', 'dead-ost', '--minutes', '1'),

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from urllib import parse
 
 import openstack
 from os_brick.initiator import connector as os_brick_connector
@@ -35,8 +36,10 @@ from cinder_lustre.cmd import check
 
 GIB = 1 << 30
 CHUNK = 8 << 20
+ZEROS = bytes(CHUNK)
 TIMEOUT = 300
-# The first version of the attachment API that can be completed.
+# The first version in which an attachment can be completed; also reverts,
+# messages, and lists of what can be managed came before it.
 MICROVERSION = '3.44'
 
 
@@ -50,6 +53,7 @@ class Demo:
     def __init__(self, cloud, fmt, report):
         self.cinder = cloud.block_storage
         self.glance = cloud.image
+        self.keystone = cloud.identity
         self.fmt = fmt
         self.report = report
         self.serial = 0
@@ -71,8 +75,12 @@ class Demo:
         self.serial += 1
         volume = self.cinder.create_volume(
             name='demo-%s-%d' % (self.fmt, self.serial), size=size,
-            volume_type='lustre-' + self.fmt, **source)
+            **{'volume_type': 'lustre-' + self.fmt, **source})
         return self.wait_for(volume)
+
+    def create_snapshot(self, volume):
+        return self.wait_for(self.cinder.create_snapshot(
+            name='demo-' + self.fmt, volume_id=volume.id))
 
     def wait_for(self, resource, status='available'):
         """Wait until a resource has a status, and return it."""
@@ -81,13 +89,29 @@ class Demo:
             resource.fetch(self.cinder), status=status, interval=0.5,
             wait=TIMEOUT,
             failures=['error', 'error_extending', 'error_restoring',
-                      'error_deleting'])
+                      'error_deleting', 'error_managing',
+                      'error_unmanaging'])
+
+    def call(self, method, path, body=None):
+        """Call what the SDK lacks, or insists on too much for."""
+        response = getattr(self.cinder, method)(
+            path, microversion=MICROVERSION,
+            **({'json': body} if body else {}))
+        if response.status_code >= 400:
+            raise DemoError('Cinder answers %s to %s %s' % (
+                response.text, method, path))
+        return response.json() if response.content else None
+
+    def act(self, resource, action, arguments):
+        """Let Cinder do something with a volume or snapshot."""
+        self.call('post', '%s/%s/action' % (resource.base_path, resource.id),
+                  {action: arguments})
 
     @contextlib.contextmanager
     def attached(self, volume):
         """The content of a volume, as a host sees it that attached it."""
-        answer = self._attachments(
-            'post', '', {'attachment': {
+        answer = self.call(
+            'post', '/attachments', {'attachment': {
                 'volume_uuid': volume.id,
                 'connector': {'host': os.uname().nodename,
                               'ip': '127.0.0.1', 'initiator': None,
@@ -101,38 +125,33 @@ class Demo:
             conn={'data': info, 'mount_point_base': info['mount_point_base']})
         try:
             device = brick_connector.connect_volume(info)
-            self._attachments('post', '/%s/action' % attachment['id'],
-                              {'os-complete': None})
+            self.call('post', '/attachments/%s/action' % attachment['id'],
+                      {'os-complete': None})
             try:
                 yield device['path']
             finally:
                 brick_connector.disconnect_volume(info, device)
         finally:
-            self._attachments('delete', '/' + attachment['id'])
+            self.call('delete', '/attachments/' + attachment['id'])
         self.wait_for(volume)
-
-    def _attachments(self, method, path, body=None):
-        response = getattr(self.cinder, method)(
-            '/attachments' + path, microversion=MICROVERSION,
-            **({'json': body} if body else {}))
-        if response.status_code >= 400:
-            raise DemoError('the attachment API answers %s' % response.text)
-        return response.json() if response.content else None
 
     def digest(self, volume, size):
         """The checksum of a volume over its whole virtual size.
 
         :raises: DemoError when it has not that size (GiB)
         """
-        digest = hashlib.blake2b()
+        digest = hashlib.sha256()
         with self.attached(volume) as stream:
             length = stream.seek(0, os.SEEK_END)
             if length != size * GIB:
                 raise DemoError('volume %s has %d bytes, not %d GiB' % (
                     volume.id, length, size))
-            stream.seek(0)
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
+            for offset in range(0, length, CHUNK):
+                stream.seek(offset)
+                chunk = stream.read(CHUNK)
+                # Most of it is zeros, and to hash them takes the longest.
+                if chunk != ZEROS:
+                    digest.update(b'%d:' % offset + chunk)
         return digest.hexdigest()
 
     def expect(self, volume, size, digest):
@@ -161,8 +180,18 @@ class Demo:
         self.cinder.wait_for_delete(resource, interval=0.5, wait=TIMEOUT)
 
     def run(self):
-        """Go through the main job; the steps tell what it is."""
+        """Go through all jobs."""
+        self.run_main_job()
+        self.run_changes()
+        if self.fmt == 'raw':
+            with self.step('have an encrypted volume refused'):
+                self.refuse_encrypted()
+
+    def run_main_job(self):
+        """What everybody needs; the steps tell what it is."""
         cinder, size = self.cinder, 2
+        # The cache is the backend's.
+        cached = 'lustre1-' + self.fmt
         with self.step('create a volume of 1 GiB'):
             volume = self.create_volume(1)
         with self.step('extend it to 2 GiB'):
@@ -176,8 +205,7 @@ class Demo:
         with self.step('read its checksum'):
             before = self.digest(volume, size)
         with self.step('snapshot it'):
-            snapshot = self.wait_for(cinder.create_snapshot(
-                name='demo-' + self.fmt, volume_id=volume.id))
+            snapshot = self.create_snapshot(volume)
         with self.step('overwrite a part, read its checksum'):
             self.overwrite(volume)
             after = self.digest(volume, size)
@@ -192,8 +220,16 @@ class Demo:
         with self.step('upload the volume as an image'):
             image = self.upload(volume)
         with self.step('create a volume from the image, compare'):
-            from_image = self.create_volume(size, image_id=image.id)
+            from_image = self.create_volume(size, image_id=image.id,
+                                            volume_type=cached)
             self.expect(from_image, size, after)
+        with self.step('create one from the cached image, compare'):
+            entry = self.find_cached(image, from_image)
+            from_cache = self.create_volume(size, image_id=image.id,
+                                            volume_type=cached)
+            self.expect(from_cache, size, after)
+            if self.find_cached(image, from_cache) != entry:
+                raise DemoError('image %s was cached anew' % image.id)
         with self.step('back the clone up'):
             backup = self.wait_for(cinder.create_backup(
                 volume_id=clone.id, name='demo-' + self.fmt))
@@ -215,8 +251,136 @@ class Demo:
         with self.step('delete everything'):
             self.delete(backup, cinder.delete_backup)
             self.glance.delete_image(image)
-            for each in (volume, restored, clone, from_image, target):
+            for each in (volume, restored, clone, from_image, from_cache,
+                         target, entry):
                 self.delete(each, cinder.delete_volume)
+
+    def find_cached(self, image, volume):
+        """The volume that Cinder keeps of an image for a backend."""
+        project = self.keystone.find_project('cinder-internal')
+        found = [each for each in self.cinder.volumes(
+            all_projects=True, name='image-' + image.id)
+            if each.project_id == project.id and each.host == volume.host]
+        if len(found) != 1:
+            raise DemoError('%d volumes of %s are cached of image %s' % (
+                len(found), volume.host, image.id))
+        return self.wait_for(found[0])
+
+    def run_changes(self):
+        """What can be made of a volume that is there."""
+        cinder = self.cinder
+        with self.step('revert a volume to its snapshot, compare'):
+            volume = self.create_volume(1)
+            self.overwrite(volume)
+            before = self.digest(volume, 1)
+            snapshot = self.create_snapshot(volume)
+            self.revert(volume, snapshot, before)
+        with self.step('unmanage and manage the snapshot, compare'):
+            snapshot = self.manage_snapshot(volume, snapshot)
+            self.revert(volume, snapshot, before)
+            self.delete(snapshot, cinder.delete_snapshot)
+        with self.step('unmanage and manage the volume, compare'):
+            volume = self.manage_volume(volume)
+            self.expect(volume, 1, before)
+        other = 'qcow2' if self.fmt == 'raw' else 'raw'
+        for fmt in (other, self.fmt):
+            with self.step('retype it to %s, compare' % fmt):
+                self.retype(volume, 'lustre-' + fmt)
+                self.expect(volume, 1, before)
+        with self.step('migrate it to the other backend, compare'):
+            self.migrate(volume)
+            self.expect(volume, 1, before)
+        with self.step('migrate it back by way of a host, compare'):
+            self.migrate(volume, force_host_copy=True)
+            self.expect(volume, 1, before)
+        with self.step('delete it'):
+            self.delete(volume, cinder.delete_volume)
+
+    def revert(self, volume, snapshot, before):
+        """Overwrite a volume, and revert it to what it was before."""
+        self.overwrite(volume)
+        self.act(volume, 'revert', {'snapshot_id': snapshot.id})
+        self.wait_for(volume)
+        self.wait_for(snapshot)
+        self.expect(volume, 1, before)
+
+    def manage_snapshot(self, volume, snapshot):
+        """Let Cinder forget a snapshot and find it again."""
+        self.act(snapshot, 'os-unmanage', {})
+        self.cinder.wait_for_delete(snapshot, interval=0.5, wait=TIMEOUT)
+        found = self.find_manageable(
+            'snapshots', volume, lambda entry: volume.id in
+            entry['source_reference']['source-name'])
+        answer = self.call('post', '/manageable_snapshots', {'snapshot': {
+            'volume_id': volume.id, 'ref': found['reference'],
+            'name': 'demo-' + self.fmt}})
+        return self.wait_for(self.cinder.get_snapshot(
+            answer['snapshot']['id']))
+
+    def manage_volume(self, volume):
+        """Let Cinder forget a volume and find it again."""
+        host, name_id = volume.fetch(self.cinder).host, volume.id
+        self.act(volume, 'os-unmanage', {})
+        self.cinder.wait_for_delete(volume, interval=0.5, wait=TIMEOUT)
+        found = self.find_manageable(
+            'volumes', volume, lambda entry: name_id in
+            entry['reference']['source-name'])
+        answer = self.call('post', '/manageable_volumes', {'volume': {
+            'host': host, 'ref': found['reference'],
+            'volume_type': 'lustre-' + self.fmt,
+            'name': 'demo-%s-managed' % self.fmt}})
+        return self.wait_for(self.cinder.get_volume(answer['volume']['id']))
+
+    def find_manageable(self, kind, volume, ours):
+        """Find something in a list of what can be managed."""
+        found = [entry for entry in self.call(
+            'get', '/manageable_%s/detail?host=%s' % (
+                kind, parse.quote(volume.host)))['manageable-' + kind]
+            if ours(entry)]
+        if len(found) != 1 or not found[0]['safe_to_manage']:
+            raise DemoError('what was volume %s is not listed as manageable, '
+                            'but %s' % (volume.id, found))
+        return found[0]
+
+    def retype(self, volume, name):
+        self.act(volume, 'os-retype', {'new_type': name,
+                                       'migration_policy': 'never'})
+        found = self.wait_for(volume).volume_type
+        if found != name:
+            raise DemoError('volume %s is still of type %s' % (
+                volume.id, found))
+
+    def migrate(self, volume, force_host_copy=False):
+        """Move a volume to the other backend."""
+        old = volume.fetch(self.cinder).host
+        pools = self.call('get', '/scheduler-stats/get_pools')['pools']
+        new, = {pool['name'] for pool in pools} - {old}
+        self.act(volume, 'os-migrate_volume', {
+            'host': new, 'force_host_copy': force_host_copy,
+            'lock_volume': True})
+        deadline = time.monotonic() + TIMEOUT
+        while volume.fetch(self.cinder).migration_status != 'success':
+            if (volume.migration_status == 'error' or
+                    time.monotonic() > deadline):
+                raise DemoError('the migration of volume %s is in state %s'
+                                % (volume.id, volume.migration_status))
+            time.sleep(0.5)
+        if self.wait_for(volume).host != new:
+            raise DemoError('volume %s is still on %s' % (volume.id, old))
+
+    def refuse_encrypted(self):
+        """See that nobody gets a volume in clear who asked for another."""
+        try:
+            volume = self.create_volume(1, volume_type='lustre-encrypted')
+        except openstack.exceptions.ResourceFailure:
+            volume = next(self.cinder.volumes(
+                name='demo-%s-%d' % (self.fmt, self.serial)))
+        else:
+            raise DemoError('volume %s is not encrypted' % volume.id)
+        messages = self.call('get', '/messages?resource_uuid=' + volume.id)
+        if not messages['messages']:
+            raise DemoError('nobody is told why volume %s failed' % volume.id)
+        self.delete(volume, self.cinder.delete_volume)
 
     def upload(self, volume):
         answer = self.cinder.upload_volume_to_image(
@@ -230,11 +394,8 @@ class Demo:
 
     def restore(self, backup, volume):
         # The SDK insists on a name where a volume is enough.
-        response = self.cinder.post(
-            '/backups/%s/restore' % backup.id,
-            json={'restore': {'volume_id': volume.id}})
-        if response.status_code >= 400:
-            raise DemoError('the backup API answers %s' % response.text)
+        self.call('post', '/backups/%s/restore' % backup.id,
+                  {'restore': {'volume_id': volume.id}})
         self.wait_for(backup)
         self.wait_for(volume)
 
