@@ -121,10 +121,13 @@ def info(path, fmt):
 
 
 def has_data(path):
-    """Whether anything was written to a qcow2 overlay itself."""
-    checked = json.loads(_run(['check', '-U', '-f', 'qcow2', '--output=json',
-                               path], path, codes=(0, 3)))
-    return checked.get('allocated-clusters', 0) > 0
+    """Whether anything was written to a qcow2 overlay itself, also zeros."""
+    # An empty backing: the layers below do not count.
+    image = 'driver=qcow2,backing=,file.driver=file,file.filename=%s' % (
+        path.replace(',', ',,'))
+    extents = json.loads(_run(['map', '-U', '--output=json', '--image-opts',
+                               image], path))
+    return any(extent['present'] for extent in extents)
 
 
 def is_written(path):
@@ -179,7 +182,7 @@ def _known(fmt):
     return fmt
 
 
-def _run(arguments, path, codes=(0,)):
+def _run(arguments, path):
     command = ['qemu-img'] + arguments
     # close_fds: the fence goes on while an orphaned qemu-img still writes.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL,
@@ -190,7 +193,7 @@ def _run(arguments, path, codes=(0,)):
         except BaseException:
             proc.kill()
             raise
-    if proc.returncode not in codes:
+    if proc.returncode:
         stderr = err.decode(errors='replace').strip()
         for reason in _FULL:
             if reason in stderr:

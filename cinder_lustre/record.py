@@ -80,7 +80,8 @@ class Record:
     @property
     def info(self):
         """The content of the mirror, or None when there is none."""
-        if not self.snapshots and self.top['parent'] is None:
+        if (not self.snapshots and self.top['parent'] is None and
+                self.active == base_name(self.volume)):
             return None
         return dict(self.snapshots, active=self.active)
 
@@ -279,6 +280,8 @@ def check(record):
             raise ValueError('%s lies below itself' % name)
         seen.add(name)
         name = record.layers[name]['parent']
+    if len(set(record.snapshots.values())) < len(record.snapshots):
+        raise ValueError('two snapshots have one file')
     for snapshot, name in record.snapshots.items():
         if name not in seen or record.layers[name]['parent'] is None:
             raise ValueError('snapshot %s has no file below %s' % (
@@ -296,7 +299,7 @@ def _check_name(name):
 
 
 @contextlib.contextmanager
-def fence(root, volume, create=False, shared=False):
+def fence(root, volume, create=False, shared=False, patient=False):
     """Keep every other process of every host away from a volume's files.
 
     Children inherit the lock, so that one which outlives its parent keeps it.
@@ -304,6 +307,7 @@ def fence(root, volume, create=False, shared=False):
 
     :param create: make the lock, for a volume that is new here
     :param shared: only keep those away that would change the files
+    :param patient: wait for as long as others only read
     :raises: VolumeBusy, RecordMissing when the volume is unknown
     """
     os.umask(0o007)
@@ -326,6 +330,8 @@ def fence(root, volume, create=False, shared=False):
                 fcntl.flock(descriptor, fcntl.LOCK_NB | (
                     fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
         except BlockingIOError:
+            if patient and _only_read(descriptor):
+                deadline = time.monotonic() + _FENCE_WAIT
             os.close(descriptor)
             if time.monotonic() > deadline:
                 raise exception.VolumeBusy(volume=volume,
@@ -353,6 +359,15 @@ def fence(root, volume, create=False, shared=False):
                 remove_file(path)
         finally:
             os.close(descriptor)
+
+
+def _only_read(descriptor):
+    """Whether the holders of a lock share it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(root, volume):

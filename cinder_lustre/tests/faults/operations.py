@@ -18,7 +18,9 @@ import os
 import shutil
 import subprocess
 
+from cinder_lustre import adoption
 from cinder_lustre import chain
+from cinder_lustre import layers
 from cinder_lustre import qemu_img
 from cinder_lustre import record
 from cinder_lustre.tests import killed
@@ -181,7 +183,7 @@ def _without_record(share):
 
 
 def _adopt(root):
-    return chain.adopt(root, VOLUME, 'qcow2', 'raw')
+    return adoption.adopt(root, VOLUME, 'qcow2', 'raw')
 
 
 def _file(fmt):
@@ -195,7 +197,7 @@ def _file(fmt):
 
 
 def _managed(fmt):
-    return lambda root: chain.manage(root, FILE, VOLUME, fmt, SIZE)
+    return lambda root: adoption.manage(root, FILE, VOLUME, fmt, SIZE)
 
 
 def _made_private(root):
@@ -204,12 +206,12 @@ def _made_private(root):
 
 
 def _taken_over(size):
-    return lambda root: chain.manage(root, overlay(TWO), OTHER, 'raw', size)
+    return lambda root: adoption.manage(root, overlay(TWO), OTHER, 'raw', size)
 
 
 def _killed_take_over(share):
     """Both records are there, and the new one says that it counts."""
-    _kill(os, 'unlink', 1, chain.manage, share.root, overlay(TWO), OTHER,
+    _kill(os, 'unlink', 1, adoption.manage, share.root, overlay(TWO), OTHER,
           'raw', SIZE)
 
 
@@ -235,8 +237,8 @@ _describe = _called(chain.describe, VOLUME)
 _settle = _called(chain.settle, VOLUME)
 _two = _volume('raw', ONE, TWO)
 _three = _volume('raw', ONE, TWO, THREE)
-_nameless = _after(_three, (chain.forget_snapshot, TWO),
-                   (chain.forget_snapshot, THREE))
+_nameless = _after(_three, (adoption.forget_snapshot, TWO),
+                   (adoption.forget_snapshot, THREE))
 _snapshot_begun = _after(_volume('raw', ONE), (chain.begin_snapshot, TWO))
 _guest_moved = _after(_snapshot_begun, _written_by_guest)
 _commit_begun = _after(_two, (chain.begin_delete_snapshot, ONE))
@@ -325,15 +327,15 @@ OPERATIONS = {
                      SIZE), _created('qcow2')),
     'recover extend raw': Operation(
         7,
-        _interrupted(_volume('raw'), chain, '_sync', 1, chain.extend,
+        _interrupted(_volume('raw'), layers, 'sync', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover extend qcow2': Operation(
         9,
-        _interrupted(_volume('qcow2'), chain, '_sync', 1, chain.extend,
+        _interrupted(_volume('qcow2'), layers, 'sync', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover snapshot': Operation(
         8,
-        _interrupted(_volume('raw', ONE), chain, '_sync', 1,
+        _interrupted(_volume('raw', ONE), layers, 'sync', 1,
                      chain.create_snapshot, TWO), _describe),
     'recover merge at commit': Operation(
         23,
@@ -341,7 +343,7 @@ OPERATIONS = {
                            TWO), _describe),
     'recover merge at rebase': Operation(
         23,
-        _interrupted_merge(chain, '_sync', 2, chain.delete_snapshot, TWO),
+        _interrupted_merge(layers, 'sync', 2, chain.delete_snapshot, TWO),
         _describe),
     'recover merge at remove': Operation(
         9,
@@ -377,12 +379,13 @@ OPERATIONS = {
     'revert past nameless layers': Operation(
         34, _nameless, _called(chain.revert, VOLUME, ONE)),
     'forget snapshot': Operation(
-        11, _two, _called(chain.forget_snapshot, VOLUME, TWO)),
+        11, _two, _called(adoption.forget_snapshot, VOLUME, TWO)),
     'forget only snapshot': Operation(
-        11, _volume('raw', ONE), _called(chain.forget_snapshot, VOLUME, ONE)),
+        11, _volume('raw', ONE),
+        _called(adoption.forget_snapshot, VOLUME, ONE)),
     'name snapshot': Operation(
         11, _nameless,
-        _called(chain.name_snapshot, VOLUME, TWO, overlay(ONE))),
+        _called(adoption.name_snapshot, VOLUME, TWO, overlay(ONE))),
     'adopt': Operation(
         17, _after(_two, _without_record), _adopt, first=_adopt),
     'manage raw file': Operation(
@@ -426,7 +429,7 @@ OPERATIONS = {
         _describe),
     'recover manage': Operation(
         9, _after(_file('qcow2'), lambda share: _kill(
-            chain, '_grow', 1, chain.manage, share.root, FILE, VOLUME,
+            layers, 'grow', 1, adoption.manage, share.root, FILE, VOLUME,
             'qcow2', SIZE)), _describe),
     'recover take over': Operation(
         15, _after(_two, _killed_take_over), _called(chain.describe, OTHER),

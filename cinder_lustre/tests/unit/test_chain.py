@@ -20,9 +20,11 @@ import subprocess
 from unittest import mock
 
 import ddt
+import fixtures
 
 from cinder_lustre import chain
 from cinder_lustre import exception
+from cinder_lustre import layers
 from cinder_lustre import qemu_img
 from cinder_lustre import record
 from cinder_lustre.tests import killed
@@ -132,8 +134,8 @@ class ChainTestCase(storage.StorageTestCase):
                 os.ftruncate(descriptor, size.value)
             return -1
 
-        self.patch(chain.ctypes, 'CDLL').return_value.fallocate64 = fail
-        self.patch(chain.ctypes, 'get_errno', return_value=code)
+        self.patch(layers.ctypes, 'CDLL').return_value.fallocate64 = fail
+        self.patch(layers.ctypes, 'get_errno', return_value=code)
 
 
 @ddt.ddt
@@ -230,7 +232,7 @@ class CreateTestCase(ChainTestCase):
     def test_a_killed_create_is_repeated(self, fmt):
         for target, name, count in (
                 (record, '_replace', 1), (record, 'sync_directory', 2),
-                (chain, '_make_image', 1), (os, 'rename', 2),
+                (layers, 'make_image', 1), (os, 'rename', 2),
                 (os, 'rename', 3)):
             self.killed(target, name, count, chain.create, VOLUME, fmt, SIZE)
             self.assertRaises(exception.RecordError, chain.describe,
@@ -243,7 +245,7 @@ class CreateTestCase(ChainTestCase):
     def test_a_killed_create_is_deleted(self, fmt):
         for target, name, count in (
                 (record, '_replace', 1), (os, 'rename', 1),
-                (record, 'sync_directory', 2), (chain, '_make_image', 1),
+                (record, 'sync_directory', 2), (layers, 'make_image', 1),
                 (os, 'rename', 2), (os, 'rename', 3)):
             self.killed(target, name, count, chain.create, VOLUME, fmt, SIZE)
             self.assert_gone()
@@ -493,7 +495,7 @@ class LoadTestCase(ChainTestCase):
     @formats
     def test_a_killed_load(self, fmt):
         content = self.create(fmt)
-        self.killed(chain, '_create_file', 1, chain.prepare_load, VOLUME)
+        self.killed(layers, 'create_file', 1, chain.prepare_load, VOLUME)
         self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
         self.prepare(fmt, SIZE)
         self.killed(os, 'rename', 1, chain.finish_load, VOLUME)
@@ -772,7 +774,7 @@ class ExtendTestCase(ChainTestCase):
     @ddt.unpack
     def test_a_killed_extend_is_undone(self, fmt, thick):
         content = self.create(fmt, thick=thick)
-        for target, name, count in ((chain, '_grow', 1), (chain, '_sync', 1),
+        for target, name, count in ((layers, 'grow', 1), (layers, 'sync', 1),
                                     (os, 'rename', 2)):
             self.killed(target, name, count, chain.extend, VOLUME, 2 * SIZE)
             self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
@@ -984,8 +986,8 @@ class SnapshotTestCase(ChainTestCase):
         contents = self.chain_of(fmt, ONE)
         files = self.share.files()
         for target, name, count in (
-                (os, 'rename', 1), (chain, '_create_file', 1),
-                (qemu_img, 'create', 1), (chain, '_sync', 1),
+                (os, 'rename', 1), (layers, 'create_file', 1),
+                (qemu_img, 'create', 1), (layers, 'sync', 1),
                 (record, '_replace', 2)):
             self.killed(target, name, count, chain.create_snapshot, VOLUME,
                         TWO)
@@ -1000,7 +1002,7 @@ class SnapshotTestCase(ChainTestCase):
         contents[TWO] = contents[None]
         self.assert_contents(contents)
 
-    @ddt.data((os, 'rename', 1), (chain, '_create_file', 1),
+    @ddt.data((os, 'rename', 1), (layers, 'create_file', 1),
               (qemu_img, 'create', 1), (record, '_replace', 2))
     @ddt.unpack
     def test_a_killed_create_does_not_prevent_a_delete(self, target, name,
@@ -1016,7 +1018,7 @@ class SnapshotTestCase(ChainTestCase):
         after = None
         for target, name, count in (
                 (os, 'rename', 1), (qemu_img, 'commit', 1),
-                (qemu_img, 'rebase', 1), (chain, '_sync', 2),
+                (qemu_img, 'rebase', 1), (layers, 'sync', 2),
                 (record, '_replace', 3), (os, 'unlink', 1)):
             contents = self.chain_of(fmt, ONE, TWO, THREE)
             self.killed(target, name, count, chain.delete_snapshot, VOLUME,
@@ -1103,7 +1105,7 @@ class RevertTestCase(ChainTestCase):
         before = self.create(fmt)
         chain.create_snapshot(self.root, VOLUME, ONE)
         content = self.fill(1)
-        for target, name, count in ((chain, '_create_file', 1),
+        for target, name, count in ((layers, 'create_file', 1),
                                     (qemu_img, 'create', 1),
                                     (os, 'rename', 2), (os, 'rename', 3)):
             self.killed(target, name, count, chain.revert, VOLUME, ONE)
@@ -1282,4 +1284,92 @@ class TrustTestCase(ChainTestCase):
                           VOLUME)
         with open(self.share.path(BASE), 'r+b') as stream:
             stream.write(b'QFI\xfb\x00\x00\x00\x03\x00\x00\x00')
+        self.assert_content(content)
+
+
+@ddt.ddt
+class ConvertTestCase(ChainTestCase):
+
+    @ddt.data(('raw', False, 'qcow2', False), ('qcow2', False, 'raw', False),
+              ('raw', False, 'raw', True), ('raw', True, 'raw', False),
+              ('qcow2', False, 'qcow2', True))
+    @ddt.unpack
+    def test_convert(self, fmt, thick, new_fmt, new_thick):
+        content = self.create(fmt, thick=thick)
+        files = self.share.files()
+        self.assertEqual(
+            {'active': BASE, 'format': new_fmt, 'size': SIZE,
+             'thick': new_thick, 'snapshots': []},
+            chain.convert(self.root, VOLUME, new_fmt, new_thick))
+        self.assert_content(content)
+        self.assertEqual(files, self.share.files())
+        allocated = self.share.allocated(BASE)
+        (self.assertGreaterEqual if new_thick else self.assertLess)(
+            allocated, SIZE)
+
+    def test_with_snapshots(self):
+        self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.assertRaises(exception.RecordError, chain.convert, self.root,
+                          VOLUME, 'raw', True)
+
+    @ddt.data((1, 'raw'), (2, 'raw'), (3, 'qcow2'), (4, 'qcow2'))
+    @ddt.unpack
+    def test_killed(self, count, expected):
+        content = self.create()
+        files = self.share.files()
+        self.killed(os, 'rename', count, chain.convert, VOLUME, 'qcow2',
+                    False)
+        self.assertEqual(expected, chain.describe(self.root, VOLUME)[
+            'format'])
+        self.assert_content(content)
+        self.assertEqual(files, [name for name in self.share.files()
+                                 if not name.endswith('.new')])
+
+
+class MoveTestCase(ChainTestCase):
+    """A copy that counts once the database names its share."""
+
+    def setUp(self):
+        super().setUp()
+        self.content = self.create()
+        self.target = share_directory.ShareDirectory(
+            self.useFixture(fixtures.TempDir()).path)
+        self.move()
+
+    def move(self):
+        chain.copy(self.root, VOLUME, None, self.target.root, VOLUME, 'raw',
+                   SIZE, moving=True)
+
+    def test_accepted(self):
+        self.assertEqual([VOLUME], chain.pending(self.target.root))
+        chain.settle(self.target.root, VOLUME)
+        self.assertEqual([], chain.pending(self.target.root))
+        self.assert_same(self.content, self.target.content(VOLUME))
+        self.assertRaises(exception.FileExists, self.move)
+
+    def test_again(self):
+        """The service was killed before the database knew of it."""
+        self.content = self.fill(3, offset=8192)
+        self.move()
+        self.assert_same(self.content, self.target.content(VOLUME))
+
+
+class SharingTestCase(ChainTestCase):
+    """What goes on while a volume is being copied."""
+
+    def test_readers(self):
+        content = self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.patch(record, '_FENCE_WAIT', 0)
+        with record.fence(self.root, VOLUME, shared=True):
+            chain.describe(self.root, VOLUME)
+            chain.copy(self.root, VOLUME, ONE, self.root, OTHER, 'raw', SIZE)
+            for function, *args in (
+                    (chain.delete, ), (chain.delete_snapshot, ONE),
+                    (chain.create_snapshot, TWO), (chain.revert, ONE),
+                    (chain.extend, 2 * SIZE)):
+                self.assertRaises(exception.VolumeBusy, function, self.root,
+                                  VOLUME, *args)
+        self.assert_content(content, volume=OTHER)
         self.assert_content(content)

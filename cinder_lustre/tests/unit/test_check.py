@@ -20,6 +20,7 @@ from unittest import mock
 
 import ddt
 
+from cinder_lustre import adoption
 from cinder_lustre import chain
 from cinder_lustre import check
 from cinder_lustre import exception
@@ -264,7 +265,8 @@ class RecordTestCase(CheckTestCase):
         self.create()
         with open(self.share.sidecar(OTHER), 'w') as stream:
             json.dump(dict(self.share.record(VOLUME), volume=OTHER), stream)
-        self.find(('error', 'file-shared', VOLUME))
+        self.find(('error', 'file-shared', VOLUME),
+                  ('warning', 'mirror', OTHER))
 
     def test_child_that_is_not_there(self):
         self.create('raw')
@@ -390,7 +392,7 @@ class LeftoverTestCase(CheckTestCase):
         def take_over(path):
             found = listdir(path)
             if path.endswith('.cinder-lustre'):
-                chain.manage(self.root, OVERLAY, OTHER, 'raw', MIB)
+                adoption.manage(self.root, OVERLAY, OTHER, 'raw', MIB)
             return found
 
         with mock.patch.object(check.os, 'listdir', take_over):

@@ -37,7 +37,9 @@ from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_utils import excutils
 from oslo_utils import units
+import tooz.coordination
 
+from cinder_lustre import adoption
 from cinder_lustre.brick import client
 from cinder_lustre.brick import mount
 from cinder_lustre import chain
@@ -103,8 +105,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         # The full share strings by identity; self.shares has the options.
         self._sources = {}
         self._workers = {}
-        # The volumes of a share that need recovery when the service starts.
-        self._unsettled = {}
+        # The shares on which nothing is left of a service that was killed.
+        self._recovered = set()
         # The last known sizes of the shares in bytes.
         self._totals = {}
 
@@ -121,7 +123,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :raises: VolumeBackendAPIException without any valid share
         """
         super().do_setup(context)
-        self._unsettled.clear()
+        self._recovered.clear()
         self.set_nas_security_options(self._is_voldb_empty_at_startup)
         for option in ('nas_host', 'nas_share_path', 'nas_mount_options'):
             if getattr(self.configuration, option):
@@ -295,10 +297,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             return self._run(func, volume.provider_location, volume.name_id,
                              *args, **kwargs)
         except _NoRecord:
-            formats = volume.admin_metadata or {}
+            # Users who are not administrators do not see these.
+            formats = db.volume_admin_metadata_get(
+                cinder_context.get_admin_context(), volume.id)
             if not formats.get('format'):
                 raise
-            self._run(chain.adopt, volume.provider_location, volume.name_id,
+            self._run(adoption.adopt, volume.provider_location, volume.name_id,
                       formats['format'], formats.get('base_format'))
             return self._run(func, volume.provider_location, volume.name_id,
                              *args, **kwargs)
@@ -361,6 +365,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._mounted_shares = list(capacities)
         for identity in self.shares:
             self._report_targets(identity)
+        for identity in set(self._mounted_shares) - self._recovered:
+            self._recover_share(identity)
+            self._recovered.add(identity)
         free = sum(available for available, _total in capacities.values())
         self._totals.update({identity: total for identity, (_available, total)
                              in capacities.items()})
@@ -466,13 +473,13 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     @staticmethod
     def _publish(volume, layout):
         """Let the database say which file is active, and its format."""
-        # Users who are not administrators create volumes too.
-        with volume.obj_as_admin():
-            if volume.admin_metadata.get('format') != layout['format']:
-                volume.admin_metadata['format'] = layout['format']
-                volume.save()
+        # Not through the object, which may be old, or a user's.
+        admin = cinder_context.get_admin_context()
+        db.volume_admin_metadata_update(
+            admin, volume.id, {'format': layout['format']}, False)
         current = {'name': layout['active'], 'format': layout['format']}
-        for attachment in volume.volume_attachment:
+        for attachment in objects.VolumeAttachmentList.get_all_by_volume_id(
+                admin, volume.id):
             known = attachment.connection_info
             if known and 'name' in known and not (
                     current.items() <= known.items()):
@@ -557,6 +564,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         snapshot.create()
         try:
             self._create_snapshot(snapshot)
+            # Nova waits for another state; nobody may delete it meanwhile.
+            snapshot.status = fields.SnapshotStatus.BACKING_UP
+            snapshot.save()
             yield snapshot.id
         finally:
             snapshot.status = fields.SnapshotStatus.DELETING
@@ -646,8 +656,11 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :returns: whether a server has the volume
         :raises: InvalidVolume
         """
+        # The caller may have waited for the lock, and its object is older.
+        volume = self._as_it_is(volume)
         states = [attachment.attach_status for attachment
-                  in volume.volume_attachment]
+                  in volume.volume_attachment
+                  if attachment.attach_status != _DETACHED]
         if volume.status in _MOVING or set(states) & set(_MOVING):
             raise exception.InvalidVolume(
                 reason=_('volume %s is just being attached or detached. '
@@ -661,6 +674,11 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                          'none can take its snapshots. Detach it from all '
                          'but one.') % volume.id)
         return True
+
+    @staticmethod
+    def _as_it_is(volume):
+        return objects.Volume.get_by_id(cinder_context.get_admin_context(),
+                                        volume.id)
 
     def _create_snapshot(self, snapshot):
         volume = snapshot.volume
@@ -683,26 +701,36 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def _delete_snapshot(self, snapshot):
         volume = snapshot.volume
         try:
-            if self._check_attachments(volume):
-                self._delete_snapshot_of_guest(volume, snapshot)
-            else:
+            if not self._check_attachments(volume):
                 self._publish(volume, self._run_on(
                     chain.delete_snapshot, volume, snapshot.id))
-        except exception.VolumeIsBusy as exc:
+                return
+            delete_info = self._run_on(chain.begin_delete_snapshot, volume,
+                                       snapshot.id)
+        except (exception.VolumeIsBusy, exception.InvalidVolume) as exc:
             # Nothing is wrong with the snapshot: it is to stay available.
             raise exception.SnapshotIsBusy(message=str(exc)) from exc
+        if delete_info is not None:
+            self._delete_snapshot_of_guest(volume, snapshot, delete_info)
 
-    def _delete_snapshot_of_guest(self, volume, snapshot):
-        delete_info = self._run_on(chain.begin_delete_snapshot, volume,
-                                   snapshot.id)
-        if delete_info is None:
-            return
+    def _delete_snapshot_of_guest(self, volume, snapshot, delete_info):
         delete_info['volume_id'] = volume.id
+        # What stands here from its creation would be taken for the answer.
+        snapshot.progress = '0%'
+        snapshot.save()
         try:
             self._nova_assisted_vol_snap_delete(snapshot.obj_context,
                                                 snapshot, delete_info)
-        finally:
-            self._publish(volume, self._run_on(chain.settle, volume))
+        except Exception:
+            # A snapshot that is merged in part is not available any more.
+            with excutils.save_and_reraise_exception():
+                try:
+                    self._publish(volume, self._run_on(chain.settle, volume))
+                except exception.CinderException as exc:
+                    LOG.error('The deletion of snapshot %(snapshot)s has not '
+                              'come to an end: %(error)s',
+                              {'snapshot': snapshot.id, 'error': exc})
+        self._publish(volume, self._run_on(chain.settle, volume))
 
     def _revert_to_snapshot(self, context, volume, snapshot):
         if self._is_volume_attached(volume):
@@ -728,11 +756,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
         :returns: False where only a migration can do that
         """
-        fmt, thick = self._layout_of_type(new_type)
-        if (fmt, thick) == self._layout_of(volume):
-            return True
+        wanted = fmt, thick = self._layout_of_type(new_type)
         layout = self._run_on(chain.describe, volume)
-        if self._is_volume_attached(volume) or layout['snapshots']:
+        attached = self._is_volume_attached(self._as_it_is(volume))
+        if attached or layout['snapshots']:
+            if wanted == self._layout_of(volume):
+                return True
             LOG.warning('Volume %s keeps its format and provisioning while '
                         'it is attached or has snapshots.', volume.id)
             return False
@@ -747,10 +776,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         location = host['capabilities'].get('location_info') or ''
         if (not location.startswith(_LOCATION) or
-                self._is_volume_attached(volume)):
+                self._check_attachments(volume)):
             return False, None
         sources = {self._identity(source): source for source
-                   in location[len(_LOCATION):].split('|')}
+                   in location[len(_LOCATION):].split('|') if source}
         old = self._identity(volume.provider_location)
         if old in sources:
             return True, {}
@@ -769,8 +798,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         volume.update({'provider_location': new, 'host': host['host'],
                        'cluster_name': host.get('cluster_name')})
         volume.save()
-        self._run(chain.settle, sources[new], volume.name_id)
         try:
+            self._run(chain.settle, sources[new], volume.name_id)
             self._run(chain.delete, old, volume.name_id)
         except exception.CinderException as exc:
             LOG.error('Volume %(volume)s has moved to %(new)s, but its old '
@@ -816,25 +845,29 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                 existing_ref=existing_ref,
                 reason=_('"source-format" can be raw or qcow2.'))
         try:
-            found = self._run(chain.look_up, identity, name, fmt)
+            found = self._run(adoption.look_up, identity, name, fmt)
         except exception.VolumeBackendAPIException as exc:
             raise exception.ManageExistingInvalidReference(
                 existing_ref=existing_ref, reason=str(exc)) from exc
-        if (found['volume'] != volume.name_id and
-                self._known(found['volume'])):
+        if (found['owner'] != volume.name_id and
+                self._known(found['owner'])):
             raise exception.ManageExistingAlreadyManaged(
                 volume_ref=existing_ref['source-name'])
         return identity, name, fmt, found['size']
 
-    @staticmethod
-    def _known(name_id):
+    @classmethod
+    def _known(cls, name_id):
         """Whether a volume of any backend has files of that name."""
-        if name_id is None:
-            return False
+        return name_id is not None and bool(cls._volumes_of(name_id))
+
+    @staticmethod
+    def _volumes_of(name_id):
+        """The volumes whose files have a name."""
         admin = cinder_context.get_admin_context()
-        return bool(volume_utils.check_already_managed_volume(name_id) or
-                    objects.VolumeList.get_all(
-                        admin, filters={'_name_id': name_id}))
+        return [volume for key in ('id', '_name_id')
+                for volume in objects.VolumeList.get_all(
+                    admin, filters={key: name_id})
+                if volume.name_id == name_id]
 
     def manage_existing_get_size(self, volume, existing_ref):
         """The size that a volume of a file will have, in GiB.
@@ -855,11 +888,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         if volume.encryption_key_id:
             raise exception.ManageExistingVolumeTypeMismatch(
                 reason=_('encrypted volumes cannot be managed.'))
-        identity, name, fmt, _size = self._look_up(volume, existing_ref)
+        identity, name, fmt, size = self._look_up(volume, existing_ref)
         volume.provider_location = identity
-        layout = self._run(chain.manage, identity, name, volume.name_id, fmt,
-                           volume.size * units.Gi)
-        self._publish(volume, layout)
+        # Cinder gives the volume its size afterwards.
+        self._publish(volume, self._run(
+            adoption.manage, identity, name, volume.name_id, fmt,
+            math.ceil(size / units.Gi) * units.Gi))
         return {'provider_location': identity}
 
     def unmanage(self, volume):
@@ -872,7 +906,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         by_name = {volume.name_id: volume for volume in known}
         for identity, found in self._for_each(
-                lambda each: self._run(chain.manageable, each),
+                lambda each: self._run(adoption.manageable, each),
                 self._mounted_shares).items():
             for entry in found:
                 yield identity, entry, by_name.get(entry['volume'])
@@ -885,8 +919,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             reason = None
             if volume:
                 reason = _('already managed')
-            elif self._known(found['volume']):
-                reason = _('managed by another backend')
+            elif self._known(found['owner']):
+                reason = _('managed by another backend, or not used since '
+                           'another driver made it')
             entries.append({
                 'reference': {'source-name': '%s/%s' % (identity,
                                                         found['name'])},
@@ -939,7 +974,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :raises: ManageExistingInvalidReference
         """
         return math.ceil(self._run_on_layer(
-            chain.snapshot_size, snapshot, existing_ref) / units.Gi)
+            adoption.snapshot_size, snapshot, existing_ref) / units.Gi)
 
     @coordination.synchronized('{self.driver_prefix}-{snapshot.volume.id}')
     def manage_existing_snapshot(self, snapshot, existing_ref):
@@ -948,34 +983,43 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :param existing_ref: ``source-name``, the layer's file name
         :raises: ManageExistingInvalidReference
         """
-        self._run_on_layer(chain.name_snapshot, snapshot, existing_ref,
+        self._run_on_layer(adoption.name_snapshot, snapshot, existing_ref,
                            snapshot.id)
 
     @coordination.synchronized('{self.driver_prefix}-{snapshot.volume.id}')
     def unmanage_snapshot(self, snapshot):
         """Leave the snapshot's data where they are, without its name."""
-        self._run_on(chain.forget_snapshot, snapshot.volume, snapshot.id)
+        self._run_on(adoption.forget_snapshot, snapshot.volume, snapshot.id)
 
     # Attaching
 
     def ensure_export(self, ctx, volume):
-        """Mount a volume's share, and recover it, when the service starts.
+        """See that a volume's share is mounted, when the service starts.
 
         A share that is down then is no reason to call its volumes broken.
         """
         try:
             self._ensure_share_mounted(volume.provider_location)
-            identity = self._identity(volume.provider_location)
-            if identity not in self._unsettled:
-                self._unsettled[identity] = ()
-                self._unsettled[identity] = self._run(chain.pending, identity)
-            if volume.name_id in self._unsettled[identity]:
-                self._recover(volume)
-        except exception.CinderException as exc:
+        except exception.VolumeBackendAPIException as exc:
             LOG.error('Volume %(volume)s cannot be used now: %(error)s',
                       {'volume': volume.id, 'error': exc})
 
-    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def _recover_share(self, identity):
+        """Settle what a killed service left on a share, once it is there."""
+        for name_id in self._run(chain.pending, identity):
+            for volume in self._volumes_of(name_id):
+                if volume.host.partition('#')[0] == self.host:
+                    try:
+                        self._recover(volume)
+                    except (exception.CinderException,
+                            tooz.coordination.LockAcquireFailed) as exc:
+                        LOG.warning('Volume %(volume)s is not recovered '
+                                    'now: %(error)s',
+                                    {'volume': volume.id, 'error': exc})
+
+    # Whoever has the lock is at work on it, and recovers it first.
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}',
+                               blocking=False)
     def _recover(self, volume):
         self._publish(volume, self._run_on(chain.settle, volume))
 
@@ -987,7 +1031,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         layout = self._run_on(chain.describe, volume)
         self._publish(volume, layout)
-        self._check_sharing(volume, layout, connector)
+        self._check_sharing(self._as_it_is(volume), layout)
         size = volume.size * units.Gi
         if layout['size'] > size:
             raise exception.InvalidVolume(
@@ -1018,7 +1062,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         }
 
     @staticmethod
-    def _check_sharing(volume, layout, connector):
+    def _check_sharing(volume, layout):
         """Refuse to let a second server write to a qcow2 file."""
         instances = {attachment.instance_uuid for attachment
                      in volume.volume_attachment

@@ -567,7 +567,7 @@ class LustreDriverTestCase(DriverTestCase):
                                     5 * units.Mi)
 
     def _fail_fallocate(self, code):
-        libc = self.patch('cinder_lustre.chain.ctypes')
+        libc = self.patch('cinder_lustre.layers.ctypes')
         libc.CDLL.return_value.fallocate64.return_value = -1
         libc.get_errno.return_value = code
         self.run_in_process()
@@ -1318,7 +1318,7 @@ class CreateTestCase(DriverTestCase):
 
     def test_create_on_a_full_share(self):
         self.shrink_gib()
-        libc = self.patch('cinder_lustre.chain.ctypes')
+        libc = self.patch('cinder_lustre.layers.ctypes')
         libc.CDLL.return_value.fallocate64.return_value = -1
         libc.get_errno.return_value = errno.EDQUOT
         self.run_in_process()
@@ -1516,15 +1516,15 @@ class RefusalTestCase(DriverTestCase):
         volume.status = status
         volume.save()
         before = self.files()
-        for function, args in (
-                (self.driver.create_snapshot, [
+        for expected, function, args in (
+                (exception.InvalidVolume, self.driver.create_snapshot, [
                     test_utils.create_snapshot(self.context, volume.id)]),
-                (self.driver.delete_snapshot, [
+                # It stays available.
+                (exception.SnapshotIsBusy, self.driver.delete_snapshot, [
                     type(snapshot).get_by_id(self.context, snapshot.id)]),
-                (self.driver.create_cloned_volume, [self.new_volume(),
-                                                    volume])):
-            error = self.assertRaises(exception.InvalidVolume, function,
-                                      *args)
+                (exception.InvalidVolume, self.driver.create_cloned_volume, [
+                    self.new_volume(), volume])):
+            error = self.assertRaises(expected, function, *args)
             self.assertIn('attached or detached', str(error))
         self.assertEqual(before, self.files())
 
@@ -1723,8 +1723,7 @@ class TypeTestCase(DriverTestCase):
         chain.begin_snapshot(self.root, volume.id, fake.SNAPSHOT_ID)
         before = self.log.output
         self.driver.do_setup(self.context)
-        for each in (volume, other):
-            self.driver.ensure_export(self.context, each)
+        self.driver.get_volume_stats(refresh=True)
         self.assertIn('Recovering volume ' + volume.id,
                       self.log.output[len(before):])
         self.assertEqual({volume.name, other.name}, self.files())
@@ -1834,8 +1833,7 @@ class ConnectionTestCase(DriverTestCase):
         self.driver.initialize_connection(volume, {})
         self.assertTrue(os.path.exists(path))
         os.unlink(path)
-        with volume.obj_as_admin():
-            volume.admin_metadata = {}
+        db.volume_admin_metadata_update(self.context, volume.id, {}, True)
         self.assertRaises(exception.VolumeBackendAPIException,
                           self.driver.initialize_connection, volume, {})
 

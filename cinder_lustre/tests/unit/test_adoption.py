@@ -15,12 +15,11 @@ import os
 import subprocess
 
 import ddt
-import fixtures
 
+from cinder_lustre import adoption
 from cinder_lustre import chain
 from cinder_lustre import exception
 from cinder_lustre import record
-from cinder_lustre.tests import share_directory
 from cinder_lustre.tests.unit import test_chain
 from cinder_lustre.tests.unit.test_chain import formats
 from cinder_lustre.tests.unit.test_chain import MIB
@@ -50,7 +49,7 @@ class AdoptTestCase(test_chain.ChainTestCase):
                           VOLUME)
         self.assertEqual(
             {'active': BASE, 'format': fmt, 'size': SIZE, 'thick': False,
-             'snapshots': []}, chain.adopt(self.root, VOLUME, fmt, None))
+             'snapshots': []}, adoption.adopt(self.root, VOLUME, fmt, None))
         self.assert_content(content)
         self.assert_gone()
 
@@ -64,7 +63,7 @@ class AdoptTestCase(test_chain.ChainTestCase):
         contents[None] = self.fill(9, offset=4096)
         before = self.share.record(VOLUME)
         self.lose_records()
-        chain.adopt(self.root, VOLUME, 'qcow2', told)
+        adoption.adopt(self.root, VOLUME, 'qcow2', told)
         self.assertEqual(before, self.share.record(VOLUME))
         chain.delete_snapshot(self.root, VOLUME, ONE)
         del contents[ONE]
@@ -74,7 +73,7 @@ class AdoptTestCase(test_chain.ChainTestCase):
     def test_again(self):
         self.create()
         before = self.share.record(VOLUME)
-        chain.adopt(self.root, VOLUME, 'qcow2', None)
+        adoption.adopt(self.root, VOLUME, 'qcow2', None)
         self.assertEqual(before, self.share.record(VOLUME))
 
     @ddt.data('{', '[]', '{}', '{"active": "../x"}', '{"active": "/etc/x"}')
@@ -84,7 +83,7 @@ class AdoptTestCase(test_chain.ChainTestCase):
         with open(self.share.path(BASE + '.info'), 'w') as stream:
             stream.write(text)
         os.chmod(stream.name, 0o660)
-        self.assertRaises(exception.RecordError, chain.adopt, self.root,
+        self.assertRaises(exception.RecordError, adoption.adopt, self.root,
                           VOLUME, 'raw', None)
 
     def test_lost_info(self):
@@ -93,7 +92,7 @@ class AdoptTestCase(test_chain.ChainTestCase):
         chain.create_snapshot(self.root, VOLUME, ONE)
         self.lose_records()
         os.unlink(self.share.path(BASE + '.info'))
-        error = self.assertRaises(exception.RecordError, chain.adopt,
+        error = self.assertRaises(exception.RecordError, adoption.adopt,
                                   self.root, VOLUME, 'raw', None)
         self.assertIn(overlay(ONE), str(error))
 
@@ -105,19 +104,19 @@ class AdoptTestCase(test_chain.ChainTestCase):
         subprocess.run(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F',
                         'raw', '-b', backing, self.share.path(BASE)],
                        check=True)
-        self.assertRaises(exception.RecordError, chain.adopt, self.root,
+        self.assertRaises(exception.RecordError, adoption.adopt, self.root,
                           VOLUME, 'qcow2', None)
 
     @ddt.data(None, 'vmdk')
     def test_unknown_format(self, fmt):
         self.create()
         self.lose_records()
-        error = self.assertRaises(exception.RecordError, chain.adopt,
+        error = self.assertRaises(exception.RecordError, adoption.adopt,
                                   self.root, VOLUME, fmt, None)
         self.assertIn('never guessed', str(error))
 
     def test_no_file(self):
-        self.assertRaises(exception.RecordMissing, chain.adopt, self.root,
+        self.assertRaises(exception.RecordMissing, adoption.adopt, self.root,
                           VOLUME, 'raw', None)
 
 
@@ -135,19 +134,20 @@ class ManageTestCase(test_chain.ChainTestCase):
     @formats
     def test_file(self, fmt):
         content = self.make_file(fmt)
-        self.assertEqual({'size': SIZE, 'volume': None},
-                         chain.look_up(self.root, 'disk', fmt))
+        self.assertEqual({'size': SIZE, 'volume': None, 'owner': None},
+                         adoption.look_up(self.root, 'disk', fmt))
         self.assertIn({'name': 'disk', 'volume': None, 'layers': [],
+                       'owner': None,
                        'size': os.stat(self.share.path('disk')).st_size},
-                      chain.manageable(self.root))
-        chain.manage(self.root, 'disk', VOLUME, fmt, SIZE + MIB)
+                      adoption.manageable(self.root))
+        adoption.manage(self.root, 'disk', VOLUME, fmt, SIZE + MIB)
         self.assert_content(content + bytes(MIB))
         self.assertEqual(test_chain.files_of(VOLUME), self.share.files())
         self.assert_gone()
 
     def test_file_in_a_directory(self):
         content = self.make_file('raw', 'images/disk')
-        chain.manage(self.root, 'images/disk', VOLUME, 'raw', SIZE)
+        adoption.manage(self.root, 'images/disk', VOLUME, 'raw', SIZE)
         self.assert_content(content)
 
     @ddt.data('../x', '/etc/passwd', 'link/passwd',
@@ -155,8 +155,8 @@ class ManageTestCase(test_chain.ChainTestCase):
     def test_elsewhere(self, name):
         os.symlink('/etc', self.share.path('link'))
         self.addCleanup(os.unlink, self.share.path('link'))
-        for function, args in ((chain.look_up, ()),
-                               (chain.manage, (SIZE,))):
+        for function, args in ((adoption.look_up, ()),
+                               (adoption.manage, (SIZE,))):
             self.assertRaises(
                 exception.LustreException, function, self.root, name,
                 *([VOLUME, 'raw', *args] if args else ['raw']))
@@ -164,7 +164,7 @@ class ManageTestCase(test_chain.ChainTestCase):
     def test_symbolic_link(self):
         os.symlink('/etc/passwd', self.share.path('disk'))
         self.addCleanup(os.unlink, self.share.path('disk'))
-        self.assertRaises(exception.RecordError, chain.manage, self.root,
+        self.assertRaises(exception.RecordError, adoption.manage, self.root,
                           'disk', VOLUME, 'raw', SIZE)
 
     def test_backing_file(self):
@@ -172,13 +172,13 @@ class ManageTestCase(test_chain.ChainTestCase):
         subprocess.run(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F',
                         'raw', '-b', '/etc/passwd', self.share.path('disk')],
                        check=True)
-        self.assertRaises(exception.RecordError, chain.manage, self.root,
+        self.assertRaises(exception.RecordError, adoption.manage, self.root,
                           'disk', VOLUME, 'qcow2', SIZE)
         os.unlink(self.share.path('disk'))
 
     def test_larger_than_the_volume(self):
         self.make_file('raw', size=SIZE + 1)
-        self.assertRaises(exception.SizeMismatch, chain.manage, self.root,
+        self.assertRaises(exception.SizeMismatch, adoption.manage, self.root,
                           'disk', VOLUME, 'raw', SIZE)
         os.unlink(self.share.path('disk'))
 
@@ -189,7 +189,7 @@ class ManageTestCase(test_chain.ChainTestCase):
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.assertEqual(b'qemu-io> ', process.stdout.read(9))
-        self.assertRaises(exception.RecordError, chain.manage, self.root,
+        self.assertRaises(exception.VolumeBusy, adoption.manage, self.root,
                           'disk', VOLUME, 'raw', SIZE)
         process.communicate(b'quit\n')
         os.unlink(self.share.path('disk'))
@@ -200,20 +200,21 @@ class ManageTestCase(test_chain.ChainTestCase):
         contents = {ONE: self.create(fmt)}
         chain.create_snapshot(self.root, VOLUME, ONE)
         contents[None] = self.fill(8)
-        chain.forget_snapshot(self.root, VOLUME, ONE)
+        adoption.forget_snapshot(self.root, VOLUME, ONE)
         self.assertEqual(
-            [{'name': overlay(ONE), 'volume': VOLUME, 'size': SIZE,
+            [{'name': overlay(ONE), 'volume': VOLUME, 'owner': VOLUME,
+              'size': SIZE,
               'layers': [{'name': BASE, 'size': SIZE, 'snapshot': None}]}],
-            chain.manageable(self.root))
-        self.assertEqual({'size': SIZE, 'volume': VOLUME},
-                         chain.look_up(self.root, overlay(ONE), 'raw'))
+            adoption.manageable(self.root))
+        self.assertEqual({'size': SIZE, 'volume': VOLUME, 'owner': VOLUME},
+                         adoption.look_up(self.root, overlay(ONE), 'raw'))
         # Its format is on record, whatever somebody believes.
-        chain.manage(self.root, overlay(ONE), OTHER, 'raw', SIZE)
+        adoption.manage(self.root, overlay(ONE), OTHER, 'raw', SIZE)
         self.assert_content(contents[None], volume=OTHER)
         self.assertRaises(exception.RecordMissing, chain.describe, self.root,
                           VOLUME)
-        self.assertEqual(SIZE, chain.snapshot_size(self.root, OTHER, BASE))
-        chain.name_snapshot(self.root, OTHER, TWO, BASE)
+        self.assertEqual(SIZE, adoption.snapshot_size(self.root, OTHER, BASE))
+        adoption.name_snapshot(self.root, OTHER, TWO, BASE)
         self.assert_content(contents[ONE], volume=OTHER, snapshot=TWO)
         chain.delete_snapshot(self.root, OTHER, TWO)
         self.assert_content(contents[None], volume=OTHER)
@@ -223,7 +224,7 @@ class ManageTestCase(test_chain.ChainTestCase):
     def test_layer(self):
         self.create()
         chain.create_snapshot(self.root, VOLUME, ONE)
-        error = self.assertRaises(exception.RecordError, chain.manage,
+        error = self.assertRaises(exception.RecordError, adoption.manage,
                                   self.root, BASE, OTHER, 'raw', SIZE)
         self.assertIn('is a layer of it', str(error))
 
@@ -232,13 +233,13 @@ class ManageTestCase(test_chain.ChainTestCase):
         """It has its snapshot, is active, or is not there at all."""
         self.create()
         chain.create_snapshot(self.root, VOLUME, ONE)
-        self.assertRaises(exception.RecordError, chain.name_snapshot,
+        self.assertRaises(exception.RecordError, adoption.name_snapshot,
                           self.root, VOLUME, TWO, name)
 
     def test_killed_before_the_old_record_has_gone(self):
         content = self.create()
         old = json.dumps(self.share.record(VOLUME))
-        chain.manage(self.root, BASE, OTHER, 'raw', SIZE)
+        adoption.manage(self.root, BASE, OTHER, 'raw', SIZE)
         with open(self.share.sidecar(VOLUME), 'w') as stream:
             stream.write(old)
         self.share.change_record(OTHER, lambda rec: rec.update(
@@ -251,106 +252,18 @@ class ManageTestCase(test_chain.ChainTestCase):
         """Another volume's record may go while its turn comes."""
         self.make_file('raw')
         self.patch(record, 'volumes', lambda root: ['deleted'])
-        chain.manage(self.root, 'disk', VOLUME, 'raw', SIZE)
+        adoption.manage(self.root, 'disk', VOLUME, 'raw', SIZE)
 
     @ddt.data((VOLUME, OTHER), (OTHER, VOLUME))
     def test_killed_and_taken_over_by_a_third(self, order):
         """While two records name a file, only the newer one counts."""
         content = self.create()
-        self.killed(os, 'unlink', 1, chain.manage, BASE, OTHER, 'raw', SIZE)
+        self.killed(os, 'unlink', 1, adoption.manage, BASE, OTHER, 'raw', SIZE)
         real = record.volumes
         self.patch(record, 'volumes', lambda root: sorted(
             real(root), key=order.index))
-        chain.manage(self.root, BASE, 'third', 'raw', SIZE)
+        adoption.manage(self.root, BASE, 'third', 'raw', SIZE)
         chain.delete(self.root, OTHER)
         self.assert_content(content, volume='third')
-        self.assertEqual(test_chain.files_of('third')[:2] + [BASE],
-                         self.share.files())
-
-
-@ddt.ddt
-class ConvertTestCase(test_chain.ChainTestCase):
-
-    @ddt.data(('raw', False, 'qcow2', False), ('qcow2', False, 'raw', False),
-              ('raw', False, 'raw', True), ('raw', True, 'raw', False),
-              ('qcow2', False, 'qcow2', True))
-    @ddt.unpack
-    def test_convert(self, fmt, thick, new_fmt, new_thick):
-        content = self.create(fmt, thick=thick)
-        files = self.share.files()
-        self.assertEqual(
-            {'active': BASE, 'format': new_fmt, 'size': SIZE,
-             'thick': new_thick, 'snapshots': []},
-            chain.convert(self.root, VOLUME, new_fmt, new_thick))
-        self.assert_content(content)
-        self.assertEqual(files, self.share.files())
-        allocated = self.share.allocated(BASE)
-        (self.assertGreaterEqual if new_thick else self.assertLess)(
-            allocated, SIZE)
-
-    def test_with_snapshots(self):
-        self.create()
-        chain.create_snapshot(self.root, VOLUME, ONE)
-        self.assertRaises(exception.RecordError, chain.convert, self.root,
-                          VOLUME, 'raw', True)
-
-    @ddt.data((1, 'raw'), (2, 'raw'), (3, 'qcow2'), (4, 'qcow2'))
-    @ddt.unpack
-    def test_killed(self, count, expected):
-        content = self.create()
-        files = self.share.files()
-        self.killed(os, 'rename', count, chain.convert, VOLUME, 'qcow2',
-                    False)
-        self.assertEqual(expected, chain.describe(self.root, VOLUME)[
-            'format'])
-        self.assert_content(content)
-        self.assertEqual(files, [name for name in self.share.files()
-                                 if not name.endswith('.new')])
-
-
-class MoveTestCase(test_chain.ChainTestCase):
-    """A copy that counts once the database names its share."""
-
-    def setUp(self):
-        super().setUp()
-        self.content = self.create()
-        self.target = share_directory.ShareDirectory(
-            self.useFixture(fixtures.TempDir()).path)
-        self.move()
-
-    def move(self):
-        chain.copy(self.root, VOLUME, None, self.target.root, VOLUME, 'raw',
-                   SIZE, moving=True)
-
-    def test_accepted(self):
-        self.assertEqual([VOLUME], chain.pending(self.target.root))
-        chain.settle(self.target.root, VOLUME)
-        self.assertEqual([], chain.pending(self.target.root))
-        self.assert_same(self.content, self.target.content(VOLUME))
-        self.assertRaises(exception.FileExists, self.move)
-
-    def test_again(self):
-        """The service was killed before the database knew of it."""
-        self.content = self.fill(3, offset=8192)
-        self.move()
-        self.assert_same(self.content, self.target.content(VOLUME))
-
-
-class SharingTestCase(test_chain.ChainTestCase):
-    """What goes on while a volume is being copied."""
-
-    def test_readers(self):
-        content = self.create()
-        chain.create_snapshot(self.root, VOLUME, ONE)
-        self.patch(record, '_FENCE_WAIT', 0)
-        with record.fence(self.root, VOLUME, shared=True):
-            chain.describe(self.root, VOLUME)
-            chain.copy(self.root, VOLUME, ONE, self.root, OTHER, 'raw', SIZE)
-            for function, *args in (
-                    (chain.delete, ), (chain.delete_snapshot, ONE),
-                    (chain.create_snapshot, TWO), (chain.revert, ONE),
-                    (chain.extend, 2 * SIZE)):
-                self.assertRaises(exception.VolumeBusy, function, self.root,
-                                  VOLUME, *args)
-        self.assert_content(content, volume=OTHER)
-        self.assert_content(content)
+        self.assertEqual([*test_chain.files_of('third')[:2], BASE,
+                          'volume-third.info'], self.share.files())

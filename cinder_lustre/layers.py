@@ -1,0 +1,205 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The image files of a volume: making, growing, copying and checking them."""
+
+import ctypes
+import errno
+import logging
+import os
+import stat
+
+from cinder_lustre import exception
+from cinder_lustre import qemu_img
+from cinder_lustre import worker
+
+LOG = logging.getLogger(__name__)
+
+_ZEROS = bytes(4 << 20)
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def below(rec, name):
+    """The layers below one, from top to bottom."""
+    names = []
+    while rec.layers[name]['parent'] is not None:
+        name = rec.layers[name]['parent']
+        names.append(name)
+    return names
+
+
+def above(rec, name):
+    """The layers of the active chain above one."""
+    chain = [rec.active, *below(rec, rec.active)]
+    return chain[:chain.index(name)]
+
+
+def copy_contents(rec, name, path, layer):
+    """Write a chain's contents into a new image that looks like a layer."""
+    make_image(path, layer)
+    qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
+                     layer['format'], empty_target=True)
+    sync(path)
+
+
+def checked_chain(rec, name):
+    """The virtual size of a layer; every layer from it down is checked.
+
+    :raises: SizeMismatch when it is larger than the record says, which a
+             guest may have brought about, and what checked_size() raises
+    """
+    path = rec.path(name)
+    layer = rec.layers[name]
+    actual = checked_size(path, layer)
+    if actual > layer['size']:
+        raise exception.SizeMismatch(
+            path=path, actual=actual, expected=layer['size'],
+            reason='it was changed by something else than Cinder, so it is '
+            'not used. Check the file.')
+    while layer['parent'] is not None:
+        path = rec.path(layer['parent'])
+        layer = rec.layers[layer['parent']]
+        checked_size(path, layer)
+    return actual
+
+
+def checked_size(path, layer):
+    """The virtual size of an image that refers to nothing unexpected.
+
+    :raises: RecordError when there is no such file, or it names another file
+             below it than its record does, or a data file
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        raise exception.RecordError(
+            volume=os.path.basename(path), reason='there is no %s. Restore '
+            'it from a backup of the share.' % path) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise exception.RecordError(
+            volume=os.path.basename(path), reason='%s is not a regular file. '
+            'Nothing was read from it; check where it came from.' % path)
+    if layer['format'] == 'raw':
+        return status.st_size
+    image = qemu_img.info(path, layer['format'])
+    details = image.get('format-specific', {}).get('data', {})
+    if (image.get('backing-filename') != layer['parent'] or
+            'data-file' in details or 'data-file-raw' in details):
+        raise exception.RecordError(
+            volume=os.path.basename(path), reason='%s refers to %s, its '
+            'record to %s. Nothing was read from it; check where the file '
+            'came from.' % (path, details.get('data-file') or
+                            image.get('backing-filename'), layer['parent']))
+    return image['virtual-size']
+
+
+def create_file(path):
+    """Create a file that only the service and its group can open."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660)
+
+
+def make_image(path, layer):
+    descriptor = create_file(path)
+    try:
+        if layer['format'] == 'raw':
+            _grow_raw(descriptor, path, 0, layer)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if layer['format'] != 'raw':
+        _allocate(lambda allocation: qemu_img.create(
+            path, layer['format'], layer['size'], preallocation=allocation),
+            layer)
+        sync(path)
+
+
+def make_overlay(path, size, rec, lower):
+    """Create an empty qcow2 overlay on top of a layer."""
+    os.close(create_file(path))
+    qemu_img.create(path, 'qcow2', size, backing=lower,
+                    backing_fmt=rec.layers[lower]['format'])
+    sync(path)
+
+
+def grow(path, layer, size):
+    """Grow an image to a virtual size; one that has it stays as it is."""
+    layer = dict(layer, size=size)
+    if layer['format'] == 'raw':
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
+        finally:
+            os.close(descriptor)
+    elif checked_size(path, layer) < size:
+        _allocate(lambda allocation: qemu_img.resize(
+            path, layer['format'], size, preallocation=allocation), layer)
+
+
+def _grow_raw(descriptor, path, start, layer):
+    try:
+        if layer['thick']:
+            _fallocate(descriptor, start, layer['size'])
+        elif start < layer['size']:
+            os.ftruncate(descriptor, layer['size'])
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise exception.NoSpace(path=path, reason=exc.strerror) from exc
+        raise
+
+
+def _allocate(run, layer):
+    """Run a qemu-img command with the preallocation that a layer needs."""
+    if not layer['thick'] or layer['parent']:
+        return run('off')
+    try:
+        run('falloc')
+    except exception.CommandFailed as exc:
+        # Lustre on ZFS cannot allocate without writing.
+        if os.strerror(errno.EOPNOTSUPP) not in exc.kwargs['stderr']:
+            raise
+        run('full')
+
+
+def _fallocate(descriptor, start, size):
+    """Allocate a file's space, by writing zeros where nothing else works."""
+    # os.posix_fallocate would hide that the file system cannot do it.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate64(descriptor, 0, ctypes.c_int64(0),
+                        ctypes.c_int64(size)) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _UNSUPPORTED:
+        raise OSError(code, os.strerror(code))
+    LOG.info('The share cannot allocate space without writing: writing '
+             '%s bytes of zeros.', size - start)
+    while start < size:
+        start += os.pwrite(descriptor, _ZEROS[:size - start], start)
+        worker.progress(100.0 * start / size)
+
+
+def set_size(path, layer):
+    """Give an image exactly its recorded size, after an unfinished extend."""
+    actual = checked_size(path, layer)
+    if actual <= layer['size']:
+        return
+    if layer['format'] == 'raw':
+        os.truncate(path, layer['size'])
+    else:
+        qemu_img.resize(path, layer['format'], layer['size'], shrink=True)
+
+
+def sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
