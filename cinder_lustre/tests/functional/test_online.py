@@ -26,6 +26,7 @@ from cinder.tests.unit import utils as test_utils
 from cinder.volume.drivers import remotefs
 import ddt
 from oslo_utils import units
+import testtools
 
 from cinder_lustre import chain
 from cinder_lustre import qemu_img
@@ -586,6 +587,53 @@ class FailuresTestCase(OnlineTestCase):
         if online:
             self.assert_survives(content, volume)
         self.assert_content(content, volume)
+
+    @ddt.idata(itertools.product(FORMATS, (0, 1)))
+    @ddt.unpack
+    def test_crash_after_delete(self, fmt, number):
+        """QEMU is killed before the guest has flushed anything again."""
+        volume, content, snapshots = self.make_volume(fmt, 2)
+        self.delete_snapshot(snapshots.pop(number)[0])
+        self.nova.guests[volume.id].crash()
+        self.assert_snapshots(snapshots)
+        # The next operation on the volume, as Nova starts the guest anew.
+        self.connection(volume)
+        self.start_guest(volume)
+        self.assert_guest(content, volume)
+
+    @ddt.idata(FORMATS)
+    def test_overlay_is_only_open(self, fmt):
+        """QEMU has opened the overlay, but the guest is not in it yet."""
+        volume, content, _none = self.make_volume(fmt)
+        guest = self.nova.guests[volume.id]
+        before = content.grown(units.Gi)
+        snapshot = self.new_snapshot(volume)
+        overlay, lower = self.driver._run_on(
+            chain.begin_snapshot, self.load(volume), snapshot.id)
+        guest.open_overlay(overlay)
+        with testtools.ExpectedException(exception.VolumeIsBusy):
+            self.driver._run_on(chain.settle, self.load(volume))
+        with testtools.ExpectedException(exception.VolumeIsBusy):
+            self.connection(volume)
+        self.put(volume, content, units.Mi, b'early' * 1000)
+        before = content.grown(units.Gi)
+        guest.enter_overlay()
+        self.put(volume, content, 2 * units.Mi, b'later' * 1000)
+        self.assert_guest(content, volume)
+        self.assert_snapshots([(snapshot, before)])
+
+    def test_read_what_is_half_merged(self):
+        """A commit destroys the snapshot from its first byte on."""
+        volume, content, snapshots = self.make_volume('raw', 2)
+        self.nova.behave('half')
+        snapshot = snapshots.pop(0)[0]
+        self.assertRaises(exception.CinderException, self.delete_snapshot,
+                          snapshot)
+        self.assertRaises(exception.CinderException,
+                          self.volume_from_snapshot, snapshot)
+        self.assertEqual(STATUS.ERROR_DELETING, self.load(snapshot).status)
+        self.assert_snapshots(snapshots)
+        self.assert_guest(content, volume)
 
     @ddt.idata(itertools.product(FORMATS, (0, 1)))
     @ddt.unpack
