@@ -40,7 +40,7 @@ class CopiesTestCase(base.FunctionalTestCase):
         source = self.create_volume(fmt=source_fmt)
         content = self.write(source)
         clone = self.clone(source, fmt=fmt, provisioning=provisioning)
-        self.assertEqual(fmt, clone.admin_metadata['format'])
+        self.assertEqual(fmt, self.load(clone).admin_metadata['format'])
         self.assert_content(content, clone)
         if provisioning == 'thin':
             self.assertLess(self.allocated(clone), LITTLE)
@@ -55,7 +55,7 @@ class CopiesTestCase(base.FunctionalTestCase):
         snapshot = self.create_snapshot(source)
         self.write(source, seed=1, over=content)
         volume = self.volume_from_snapshot(snapshot, 2, fmt=fmt)
-        self.assertEqual(fmt, volume.admin_metadata['format'])
+        self.assertEqual(fmt, self.load(volume).admin_metadata['format'])
         self.assert_content(content.grown(2 * units.Gi), volume)
         self.assertLess(self.allocated(volume), LITTLE)
 

@@ -33,7 +33,7 @@ class VolumesTestCase(base.FunctionalTestCase):
     def test_create_write_delete(self, fmt, provisioning):
         volume = self.create_volume(fmt=fmt, provisioning=provisioning)
         self.assertEqual(self.site.share.identity, volume.provider_location)
-        self.assertEqual(fmt, volume.admin_metadata['format'])
+        self.assertEqual(fmt, self.load(volume).admin_metadata['format'])
         content = base.Content(units.Gi)
         self.assert_content(content, volume)
         content = self.write(volume)
