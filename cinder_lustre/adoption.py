@@ -167,9 +167,11 @@ def manage(root, name, volume, fmt, size):
         try:
             # Who may not do this must hear of it before the name changes.
             os.chmod(path, 0o660)
-            layers.grow(path, rec.top, size)
             os.rename(path, rec.path(rec.active))
+            layers.grow(rec.path(rec.active), rec.top, size)
         except Exception as exc:
+            if os.path.lexists(rec.path(rec.active)):
+                os.rename(rec.path(rec.active), path)
             record.remove(root, volume)
             if getattr(exc, 'errno', None) != errno.EXDEV:
                 raise

@@ -188,9 +188,7 @@ def delete(root, volume):
         # No intent: repeating a deletion finishes it, and a full share must
         # not prevent one.
         rec = record.load(root, volume)
-        path = rec.path(rec.active)
-        if os.path.isfile(path) and not os.path.islink(path):
-            _refuse_guest(rec)
+        _refuse_guest(rec)
         names = [rec.active, *rec.layers]
         if rec.intent:
             names += rec.intent.get('obsolete', [])
@@ -580,7 +578,9 @@ def _remove_obsolete(rec):
 
 def _refuse_guest(rec):
     """See that no guest writes to the active file, whatever Cinder thinks."""
-    if qemu_img.is_written(rec.path(rec.active)):
+    path = rec.path(rec.active)
+    if (os.path.isfile(path) and not os.path.islink(path) and
+            qemu_img.is_written(path)):
         raise exception.VolumeBusy(volume=rec.volume, holder='a guest')
 
 
