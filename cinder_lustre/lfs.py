@@ -27,12 +27,12 @@ LOG = logging.getLogger(__name__)
 
 _STATES = ('lctl', 'get_param', 'osc.*.ost_server_uuid',
            'mdc.*.mds_server_uuid')
-_SPACE = ('lctl', 'get_param', 'osc.*.kbytesavail', 'osc.*.kbytestotal')
+_FREE = ('lctl', 'get_param', 'osc.*.kbytesavail')
 _VERSION = ('lctl', 'get_param', '-n', 'version')
 # The first MiB of a file on the MDT, the rest on one OST.
 _DOM = ('lfs', 'setstripe', '-E', '1M', '-L', 'mdt', '-E', '-1', '-c', '1')
 # All commands that this module runs; the last one takes a directory.
-COMMANDS = (_STATES, _SPACE, _VERSION, _DOM)
+COMMANDS = (_STATES, _FREE, _VERSION, _DOM)
 
 # The state of a target that does not answer.
 DISCONNECTED = 'DISCONN'
@@ -43,7 +43,7 @@ _ORDER = (DISCONNECTED, 'IDLE', 'FULL')
 # with its index in place of the client's number.
 _CLIENT_PARAMETER = re.compile(
     r'(?P<device>osc|mdc)\.(?P<target>(?P<fsname>.+)-(OST|MDT)[0-9a-f]{4})-'
-    r'(?P=device)-[0-9a-f]+\.(?P<name>\w+)=(?P<value>.+)')
+    r'(?P=device)-[0-9a-f]+\.\w+=(?P<value>.+)')
 
 
 def target_states(fsname):
@@ -59,28 +59,26 @@ def target_states(fsname):
     if parameters is None:
         return None
     states = {}
-    for target, _name, value in parameters:
+    for target, value in parameters:
         states.setdefault(target, []).append(value.split()[-1])
     return {target: min(values, key=_rank)
             for target, values in states.items()}
 
 
-def ost_space(fsname):
-    """The free and the total bytes of a file system's OSTs.
+def ost_free(fsname):
+    """The free bytes of a file system's OSTs.
 
-    :returns: two numbers by target, without targets that do not answer; None
+    :returns: bytes by target, without targets that do not answer; None
               without lctl
     """
-    parameters = _read(_SPACE, fsname)
+    parameters = _read(_FREE, fsname)
     if parameters is None:
         return None
-    sizes = {'kbytesavail': {}, 'kbytestotal': {}}
-    for target, name, value in parameters:
+    free = {}
+    for target, value in parameters:
         size = int(value) * 1024
-        sizes[name][target] = min(size, sizes[name].get(target, size))
-    return {target: (free, sizes['kbytestotal'][target])
-            for target, free in sizes['kbytesavail'].items()
-            if target in sizes['kbytestotal']}
+        free[target] = min(size, free.get(target, size))
+    return free
 
 
 def version():
@@ -113,7 +111,7 @@ def _rank(state):
 
 
 def _read(command, fsname):
-    """The values of parameters, as target, parameter and value."""
+    """The values of a parameter as pairs of target and value."""
     result = _run(command)
     if result is None:
         return None
@@ -122,8 +120,7 @@ def _read(command, fsname):
         LOG.debug('%(command)s: %(error)s', {'command': ' '.join(command),
                                              'error': result.stderr.strip()})
     found = map(_CLIENT_PARAMETER.fullmatch, result.stdout.splitlines())
-    return [(match['target'], match['name'], match['value'])
-            for match in found
+    return [(match['target'], match['value']) for match in found
             if match and match['fsname'] == fsname]
 
 

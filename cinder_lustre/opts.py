@@ -74,10 +74,10 @@ volume_opts = [
                          'given several times.'),
     cfg.IntOpt('lustre_ost_reserved_percentage',
                default=5, min=0, max=100,
-               help='Percentage of each OST that should stay free; the log '
-                    'names OSTs that have less. A volume gets errors when '
-                    'its OST is full, however much space the share has, so '
-                    'with 0 nothing warns before that.'),
+               help='Percentage of an average OST that should stay free on '
+                    'each; the log names OSTs that have less. A volume gets '
+                    'errors when its OST is full, however much space the '
+                    'share has, so with 0 nothing warns before that.'),
     cfg.BoolOpt('lustre_sparsed_volumes',
                 default=True,
                 help='Create volumes thin: they take space when it is '

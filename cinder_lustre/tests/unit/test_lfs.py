@@ -110,10 +110,10 @@ exit %(code)d
                   if command == "lctl get_param 'mdt.*.job_stats'"]
         self._command('lctl', stderr=error, exit_code=2)
         self.assertEqual({}, lfs.target_states('testfs'))
-        self.assertEqual({}, lfs.ost_space('testfs'))
+        self.assertEqual({}, lfs.ost_free('testfs'))
         self.assertIsNone(lfs.version())
 
-    def test_ost_space(self):
+    def test_ost_free(self):
         # Four values of a client and of an MDT, and one that is away.
         error, = [line for line in
                   transcripts.read('fence-acl-dom').splitlines()
@@ -124,16 +124,12 @@ exit %(code)d
             'osc.testfs-OST0000-osc-ff1c6183d55d8800.kbytesavail=5168464\n'
             'osc.testfs-OST0000-osc-ff1c6183d55d9900.kbytesavail=5168460\n'
             'osc.testfs-OST0002-osc-ff1c6183d55d8800.kbytesavail=2735208\n'
-            'osc.other-OST0000-osc-ff1c6183d55d8800.kbytesavail=1\n'
-            'osc.testfs-OST0000-osc-ff1c6183d55d8800.kbytestotal=5201640\n'
-            'osc.testfs-OST0002-osc-ff1c6183d55d8800.kbytestotal=5201640\n',
+            'osc.other-OST0000-osc-ff1c6183d55d8800.kbytesavail=1\n',
             error, 107)
-        total = 5201640 << 10
-        self.assertEqual({'testfs-OST0000': (5168460 << 10, total),
-                          'testfs-OST0002': (2735208 << 10, total)},
-                         lfs.ost_space('testfs'))
-        self.assertEqual(['get_param', 'osc.*.kbytesavail',
-                          'osc.*.kbytestotal'],
+        self.assertEqual({'testfs-OST0000': 5168460 << 10,
+                          'testfs-OST0002': 2735208 << 10},
+                         lfs.ost_free('testfs'))
+        self.assertEqual(['get_param', 'osc.*.kbytesavail'],
                          self._arguments('lctl'))
 
     def test_version(self):
@@ -160,7 +156,7 @@ exit %(code)d
 
     def test_no_lustre(self):
         self.assertIsNone(lfs.target_states('testfs'))
-        self.assertIsNone(lfs.ost_space('testfs'))
+        self.assertIsNone(lfs.ost_free('testfs'))
         self.assertIsNone(lfs.version())
         self.assertFalse(lfs.set_dom_default(self.directory))
 

@@ -363,8 +363,6 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         capacities = self._for_each(self._get_available_capacity,
                                     self._mounted_shares)
         self._mounted_shares = list(capacities)
-        for identity in self.shares:
-            self._report_targets(identity)
         for identity in set(self._mounted_shares) - self._recovered:
             self._recover_share(identity)
             self._recovered.add(identity)
@@ -372,6 +370,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._totals.update({identity: total for identity, (_available, total)
                              in capacities.items()})
         total = sum(self._totals.get(identity, 0) for identity in self.shares)
+        for identity in self.shares:
+            self._report_targets(identity)
         self._stats = {
             'volume_backend_name': (
                 self.configuration.safe_get('volume_backend_name') or
@@ -411,15 +411,17 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                       'on them cannot be used until their servers are back.',
                       {'targets': ', '.join(sorted(down)), 'share': identity})
         reserved = self.configuration.lustre_ost_reserved_percentage
-        full = ['%s (%.0f %% free)' % (target, 100 * free / total)
-                for target, (free, total) in
-                (lfs.ost_space(fsname) or {}).items()
-                if free * 100 < total * reserved]
+        free = lfs.ost_free(fsname) or {}
+        # No command that never blocks tells the size of one OST.
+        size = self._totals.get(identity, 0) / max(1, len(free))
+        full = ['%s (%.1f GiB)' % (target, available / units.Gi)
+                for target, available in free.items()
+                if available * 100 < size * reserved]
         if full:
-            LOG.warning('Less than %(reserved)s %% are free on %(targets)s of '
-                        'share %(share)s: guests get errors when one is full, '
-                        'whatever the others have. Move files with "lfs '
-                        'migrate", or add OSTs.',
+            LOG.warning('Less than %(reserved)s %% of an average OST are free '
+                        'on %(targets)s of share %(share)s: guests get errors '
+                        'when one is full, whatever the others have. Move '
+                        'files with "lfs migrate", or add OSTs.',
                         {'reserved': reserved, 'share': identity,
                          'targets': ', '.join(sorted(full))})
 

@@ -46,7 +46,6 @@ def parameters():
         result['mdc.%s-mdc-%s.mds_server_uuid' % (mdt, name)] = \
             '%s_UUID\t%s' % (mdt, away)
         available = root.f_bavail * root.f_frsize // 1024 // entry['osts']
-        total = root.f_blocks * root.f_frsize // 1024 // entry['osts']
         for ost in range(entry['osts']):
             uuid = lfs.target(entry, 'OST', ost)
             dead = ost in entry['dead'].values()
@@ -55,7 +54,6 @@ def parameters():
             prefix = 'osc.%s-osc-%s.' % (uuid, name)
             result[prefix + 'ost_server_uuid'] = '%s_UUID\t%s' % (uuid, state)
             result[prefix + 'kbytesavail'] = None if dead else available
-            result[prefix + 'kbytestotal'] = None if dead else total
     return result
 
 

@@ -1731,12 +1731,14 @@ class TypeTestCase(DriverTestCase):
     def test_targets_in_the_log(self):
         self.patch('cinder_lustre.lfs.target_states', lambda fsname: {
             'testfs-OST0000': 'FULL', 'testfs-OST0001': 'DISCONN'})
-        self.patch('cinder_lustre.lfs.ost_space', lambda fsname: {
-            'testfs-OST0000': (4, 100), 'testfs-OST0002': (5, 100)})
+        self.set_capacities(testfs=(60, 80))
+        self.patch('cinder_lustre.lfs.ost_free', lambda fsname: {
+            'testfs-OST0000': 2 * units.Gi - 1,
+            'testfs-OST0002': 2 * units.Gi})
         self.driver.get_volume_stats(refresh=True)
         self.assertIn('testfs-OST0001 of share lustre:/testfs do not answer',
                       self.log.output)
-        self.assertIn('free on testfs-OST0000 (4 % free) of share',
+        self.assertIn('free on testfs-OST0000 (2.0 GiB) of share',
                       self.log.output)
         self.assertNotIn('OST0002', self.log.output)
 
