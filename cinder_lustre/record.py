@@ -164,10 +164,7 @@ def load(root, volume, repair=True):
                         data['snapshots'], data['intent'])
         check(record)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise exception.RecordError(
-            volume=volume, reason='%s is damaged (%r). Restore it from a '
-            'backup of the share before using the volume.' % (path, exc)
-        ) from exc
+        raise _damage(volume, path, exc) from exc
     mirror = _read(_mirror(root, volume))
     record._mirrored = record.info
     outdated = mirror != (record.info and _serialise(record.info))
@@ -222,10 +219,7 @@ def read_mirror(root, volume):
         for name in info.values():
             _check_name(name)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise exception.RecordError(
-            volume=volume, reason='%s is damaged (%r). Restore it from a '
-            'backup of the share before using the volume.' % (path, exc)
-        ) from exc
+        raise _damage(volume, path, exc) from exc
     return info
 
 
@@ -246,6 +240,12 @@ def intent(root, volume):
     except (AttributeError, ValueError):
         # Whoever uses the volume is told that its record is damaged.
         return None
+
+
+def _damage(volume, path, error):
+    return exception.RecordError(
+        volume=volume, reason='%s is damaged (%r). Restore it from a backup '
+        'of the share before using the volume.' % (path, error))
 
 
 def check(record):

@@ -69,6 +69,12 @@ class OnlineTestCase(base.FunctionalTestCase):
 
     # Attaching
 
+    def make_volume(self, fmt):
+        volume = self.create_volume(fmt=fmt)
+        content = self.write(volume)
+        self.attach(volume)
+        return volume, content
+
     def attach(self, volume):
         """Attach a volume to a new guest."""
         conn = self.connection(volume)
@@ -425,9 +431,7 @@ class CopiesTestCase(OnlineTestCase):
     """Copies of an attached volume, by way of a snapshot that goes again."""
 
     def make_volume(self, fmt):
-        volume = self.create_volume(fmt=fmt)
-        content = self.write(volume)
-        self.attach(volume)
+        volume, content = super().make_volume(fmt)
         self.put(volume, content, 5 * units.Mi, b'guest' * 1000)
         return volume, content
 
@@ -657,12 +661,6 @@ class FailuresTestCase(OnlineTestCase):
 @ddt.ddt
 class KilledDriverTestCase(OnlineTestCase):
     """The driver is killed while it waits for Nova."""
-
-    def make_volume(self, fmt):
-        volume = self.create_volume(fmt=fmt)
-        content = self.write(volume)
-        self.attach(volume)
-        return volume, content
 
     def find_out(self, volume, how):
         """Let the driver find out what the guest has done."""
