@@ -16,6 +16,7 @@ Like those of :mod:`cinder_lustre.chain`, its functions run in a worker child.
 """
 
 import errno
+import itertools
 import logging
 import os
 import re
@@ -205,13 +206,15 @@ def manageable(root):
                         {'volume': volume, 'error': exc})
             continue
         files.difference_update(_names(rec))
-        names = {rec.layers[overlay]['parent']: snapshot
+        names = {overlay: snapshot
                  for snapshot, overlay in rec.snapshots.items()}
+        chained = [rec.active, *layers.below(rec, rec.active)]
         found.append({'name': rec.active, 'volume': volume, 'owner': volume,
                       'size': rec.top['size'], 'layers': [
                           {'name': name, 'size': rec.layers[name]['size'],
-                           'snapshot': names.get(name)}
-                          for name in layers.below(rec, rec.active)]})
+                           'snapshot': names.get(overlay)}
+                          for overlay, name in itertools.pairwise(chained)
+                          if not rec.layers[overlay].get('deleted')]})
     for name in sorted(files):
         worker.progress(None)
         if not record.is_plain(name) or name.endswith('.info'):
@@ -299,6 +302,10 @@ def _overlay_over(rec, name):
         raise exception.RecordError(
             volume=rec.volume, reason='%s already is one of its snapshots.'
             % name)
+    if rec.layers[overlay].get('deleted'):
+        raise exception.RecordError(
+            volume=rec.volume, reason='%s is what a deleted snapshot has '
+            'left, and is soon merged.' % name)
     return overlay
 
 

@@ -102,6 +102,7 @@ def convert(root, volume, fmt, thick):
     :raises: RecordError when the volume has snapshots
     """
     with opened(root, volume, patient=True) as rec:
+        _collapse(rec)
         if (fmt, thick) == (rec.top['format'], rec.top['thick']):
             return description(rec)
         if rec.top['parent'] is not None:
@@ -127,6 +128,7 @@ def prepare_load(root, volume):
     :raises: RecordError when the volume has snapshots
     """
     with opened(root, volume) as rec:
+        _collapse(rec)
         if rec.top['parent'] is not None:
             raise exception.RecordError(
                 volume=volume, reason='it has snapshots, which new content '
@@ -312,44 +314,56 @@ def delete_snapshot(root, volume, snapshot):
     :returns: the description of the volume
     """
     with opened(root, volume) as rec:
-        if _mergeable(rec, snapshot):
+        if _is_known(rec, snapshot):
+            layers.checked_chain(rec, rec.active)
             name = rec.snapshots[snapshot]
-            above = rec.layers[name]['children']
-            layers.checked_chain(rec, above[0] if above else name)
-            rec.begin('merge', snapshot=snapshot, file=name,
-                      lower=rec.layers[name]['parent'])
-            _merge(rec)
+            if _is_sole(rec, name):
+                _begin_merge(rec, snapshot, name)
+            else:
+                _drop(rec, snapshot)
+        try:
+            _collapse(rec)
+        except exception.NoSpace as exc:
+            LOG.warning('What deleted snapshots of volume %(volume)s have '
+                        'left stays until the next deletion: %(error)s',
+                        {'volume': volume, 'error': exc})
         return description(rec)
 
 
 def begin_delete_snapshot(root, volume, snapshot):
     """Prepare the merge of two layers that Nova is to let a guest do.
 
-    :func:`settle` ends what begins here.
+    :func:`settle` ends what begins here. A guest cannot leave its active
+    file, and if it pulled the layer below into that, QEMU would report the
+    end before all of it is on disk. The latest snapshot just loses its name
+    instead, and what lost its name before is merged downwards.
 
     :returns: what Nova has to know, as RemoteFS drivers tell it; None where
               there is nothing to merge
     """
     with opened(root, volume, mergeable=False) as rec:
-        if rec.intent and rec.intent.get('snapshot') != snapshot:
+        intent = rec.intent or {'snapshot': snapshot, 'operation': None}
+        if intent.get('snapshot') != snapshot:
             raise exception.OperationPending(
                 volume=volume, operation=_named(rec.intent),
                 cure='Delete that snapshot again first.')
-        if not _mergeable(rec, snapshot):
+        if not _is_known(rec, snapshot):
             return None
-        name = rec.snapshots[snapshot]
-        lower = rec.layers[name]['parent']
         layers.checked_chain(rec, rec.active)
-        # A guest cannot leave its active file: it pulls the lower one up.
-        pull = name == rec.active
-        before = rec.intent or {}
-        rec.begin('online-merge', snapshot=snapshot, file=name, lower=lower,
-                  pull=pull, overwrites=bool(
-                      not pull or before.get('overwrites') or
-                      before.get('operation') == 'merge'))
-        return {'type': 'qcow2',
-                'file_to_merge': rec.layers[lower]['parent'] if pull else name,
-                'merge_target_file': None if pull else lower}
+        name = rec.snapshots[snapshot]
+        if intent['operation'] == 'online-merge':
+            name = intent['file']
+        elif name == rec.active or not _is_sole(rec, name):
+            name = next((each for each in layers.below(rec, rec.active)
+                         if _is_collapsible(rec, each)), None)
+        if name is None:
+            _drop(rec, snapshot)
+            rec.finish()
+            return None
+        lower = rec.layers[name]['parent']
+        rec.begin('online-merge', snapshot=snapshot, file=name, lower=lower)
+        return {'type': 'qcow2', 'file_to_merge': name,
+                'merge_target_file': lower}
 
 
 def settle(root, volume):
@@ -649,89 +663,101 @@ def _settle_snapshot(rec):
 
 def _settle_merge(rec):
     """Find out, by what refers to which file, if the guest merged layers."""
-    intent = rec.intent
-    name, lower = intent['file'], intent['lower']
-    if intent['pull']:
-        upper, goal, gone = name, rec.layers[lower]['parent'], lower
-    else:
-        upper, goal, gone = rec.layers[name]['children'][0], lower, name
+    name, lower = rec.intent['file'], rec.intent['lower']
+    upper, = rec.layers[name]['children']
     backing = qemu_img.info(rec.path(upper),
                             'qcow2').get('backing-filename')
-    if backing == goal:
-        _relink(rec, upper, goal, gone)
-    elif backing != gone:
+    if backing not in (name, lower):
         raise exception.RecordError(
             volume=rec.volume, reason='%s refers to %s, its record to %s. '
             'Check where the file came from.' % (rec.path(upper), backing,
-                                                 gone))
-    elif qemu_img.is_written(rec.path(rec.active)):
+                                                 name))
+    if not qemu_img.is_written(rec.path(rec.active)):
+        # A guest that was killed may have left it half done.
+        layers.checked_chain(rec, name)
+        _begin_merge(rec, rec.intent['snapshot'], name)
+    elif backing == name or qemu_img.is_written(rec.path(lower)):
         raise exception.OperationPending(
-            volume=rec.volume, operation=_named(intent),
+            volume=rec.volume, operation=_named(rec.intent),
             cure='Wait until it ends. If it has failed, delete the snapshot '
             'again, or stop the server.')
-    elif not intent['overwrites']:
-        # What was pulled so far is in both layers, and harms nobody.
-        rec.finish()
     else:
-        rec.begin('merge', snapshot=intent['snapshot'], file=name,
-                  lower=lower)
-        _merge(rec)
+        layers.checked_size(rec.path(lower), rec.layers[lower])
+        _drop_layer(rec)
 
 
-def _relink(rec, upper, goal, gone):
-    """Record that an image lies on another one, and remove what is between."""
-    rec.layers[upper]['parent'] = goal
-    if goal is not None:
-        below = rec.layers[goal]
-        below['children'] = [upper if child == gone else child
-                             for child in below['children'] if child != upper]
-        below['size'] = max(below['size'],
-                            layers.checked_size(rec.path(goal), below))
-    del rec.snapshots[rec.intent['snapshot']]
-    for snapshot, overlay in rec.snapshots.items():
-        if overlay == gone:
-            rec.snapshots[snapshot] = upper
-    del rec.layers[gone]
-    rec.begin('remove', file=gone)
-    _remove_obsolete(rec)
-
-
-def _mergeable(rec, snapshot):
-    """Whether a snapshot's layer can be merged; otherwise it is dropped."""
-    if snapshot not in rec.snapshots:
-        LOG.info('Snapshot %(snapshot)s of volume %(volume)s is not on '
-                 'this share any more.',
-                 {'snapshot': snapshot, 'volume': rec.volume})
-        return False
-    name = rec.snapshots[snapshot]
-    lower = rec.layers[name]['parent']
-    above = rec.layers[name]['children']
-    if (rec.layers[lower]['children'] == [name] and len(above) <= 1 and
-            set(above) <= set(rec.layers)):
+def _is_known(rec, snapshot):
+    if snapshot in rec.snapshots:
         return True
-    LOG.info('%(lower)s stays below %(name)s, as other files share '
-             'them.', {'lower': lower, 'name': name})
-    del rec.snapshots[snapshot]
-    rec.save()
+    LOG.info('Snapshot %(snapshot)s of volume %(volume)s is not on this '
+             'share any more.', {'snapshot': snapshot, 'volume': rec.volume})
     return False
+
+
+def _is_sole(rec, name):
+    """Whether no other file shares a layer, or the one below it."""
+    above = rec.layers[name]['children']
+    lower = rec.layers[name]['parent']
+    return (rec.layers[lower]['children'] == [name] and len(above) <= 1 and
+            set(above) <= set(rec.layers))
+
+
+def _is_collapsible(rec, name):
+    return bool(rec.layers[name].get('deleted')) and _is_sole(rec, name)
+
+
+def _drop(rec, snapshot):
+    """Let a snapshot lose its name; its layer is merged when that is safe."""
+    overlay = rec.snapshots.pop(snapshot)
+    rec.layers[overlay]['deleted'] = True
+    rec.save()
+
+
+def _collapse(rec):
+    """Merge what deleted snapshots have left; no guest has the volume."""
+    for name in [rec.active, *layers.below(rec, rec.active)]:
+        if _is_collapsible(rec, name):
+            layers.checked_chain(rec, rec.active)
+            _begin_merge(rec, None, name)
+
+
+def _begin_merge(rec, snapshot, name):
+    rec.begin('merge', snapshot=snapshot, file=name,
+              lower=rec.layers[name]['parent'])
+    _merge(rec)
 
 
 def _merge(rec):
     """Write a layer into the one below it; every step can be repeated."""
     name, lower = rec.intent['file'], rec.intent['lower']
     layer, below = rec.layers[name], rec.layers[lower]
-    qemu_img.commit(rec.path(name))
+    try:
+        qemu_img.commit(rec.path(name))
+    except exception.NoSpace:
+        if rec.intent['snapshot'] is None:
+            # No snapshot is concerned, and the layer above has it all.
+            rec.finish()
+        raise
     if below['thick']:
         layers.grow(rec.path(lower), below, layer['size'])
     layers.sync(rec.path(lower))
     for child in layer['children']:
         qemu_img.rebase(rec.path(child), lower, below['format'])
         layers.sync(rec.path(child))
+    _drop_layer(rec)
+
+
+def _drop_layer(rec):
+    """Record that a layer is merged into the one below it, and remove it."""
+    name, lower = rec.intent['file'], rec.intent['lower']
+    layer, below = rec.layers.pop(name), rec.layers[lower]
+    for child in layer['children']:
         rec.layers[child]['parent'] = lower
     below['children'] = layer['children']
     below['size'] = layer['size']
-    del rec.layers[name]
-    del rec.snapshots[rec.intent['snapshot']]
+    overlay = rec.snapshots.pop(rec.intent['snapshot'], name)
+    if overlay != name:
+        rec.layers[overlay]['deleted'] = True
     if rec.active == name:
         rec.active = lower
     rec.begin('remove', file=name)
@@ -799,7 +825,7 @@ def _source_name(rec, snapshot):
     name = rec.active if snapshot is None else rec.of_snapshot(snapshot)
     intent = rec.intent or {}
     if (snapshot and snapshot == intent.get('snapshot') and
-            intent.get('overwrites', True)):
+            intent.get('file') == rec.snapshots.get(snapshot)):
         raise exception.OperationPending(
             volume=rec.volume, operation=_named(intent),
             cure='What that snapshot held may be overwritten already.')

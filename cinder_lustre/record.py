@@ -53,8 +53,10 @@ class Record:
 
     Layers are the volume's image files by name: ``format``, virtual ``size``
     in bytes, ``parent`` (the file below) and ``children`` (the files above),
-    and ``thick``. ``snapshots`` maps a snapshot id to the overlay that it
-    made, as RemoteFS does: the snapshot's data lie in that overlay's parent.
+    ``thick``, and ``deleted`` where the snapshot that made the file is deleted
+    and the file still to be merged into its parent. ``snapshots`` maps a
+    snapshot id to the overlay that it made, as RemoteFS does: the snapshot's
+    data lie in that overlay's parent.
 
     :param root: the mounted share's directory
     :param volume: the volume's name_id
@@ -256,8 +258,9 @@ def check(record):
             raise ValueError('%r is not a format' % layer['format'])
         if not isinstance(layer['size'], int) or layer['size'] < 0:
             raise ValueError('%r is not a size' % layer['size'])
-        if not isinstance(layer['thick'], bool):
-            raise ValueError('%r is not yes or no' % layer['thick'])
+        for value in (layer['thick'], layer.get('deleted', False)):
+            if not isinstance(value, bool):
+                raise ValueError('%r is not yes or no' % (value,))
         parent = layer['parent']
         if (parent is not None and
                 name not in record.layers[parent]['children']):

@@ -190,11 +190,6 @@ class Guest:
         self._execute('block-export-del', id=_EXPORT, mode='hard')
         self._wait_for('BLOCK_EXPORT_DELETED')
 
-    def flush(self):
-        """Let all that the guest has written, or pulled, reach the files."""
-        self.disk.flush()
-        self.disk.raw._request(nbd._FLUSH)
-
     def resize(self, size):
         """Notice that the disk has grown, as Nova asks the guest to."""
         self._unplug()
@@ -219,20 +214,6 @@ class Guest:
         """Write to a new overlay from now on."""
         self.open_overlay(name)
         self.enter_overlay()
-
-    def pull(self, base, stop=False):
-        """Copy what lies between a layer and the active file into the latter.
-
-        :param base: the name of that layer, or None for the whole chain
-        :param stop: fail when something has been copied
-        """
-        names = self.files
-        gone = names[1:names.index(base) if base else None]
-        arguments = {}
-        if base:
-            arguments = {'base_node': self._chain[base], 'backing_file': base}
-        self._run_job('block-stream', stop, **arguments)
-        self._close_images(gone)
 
     def commit(self, top, base, stop=False):
         """Write layers into one below them.
@@ -348,14 +329,10 @@ class FakeNova:
     def delete_volume_snapshot(self, context, snapshot_id, delete_info):
         self.calls.append(delete_info)
         guest = self.guests[delete_info['volume_id']]
-        top, base = (delete_info['file_to_merge'],
-                     delete_info['merge_target_file'])
 
         def merge(stop):
-            if base is None:
-                guest.pull(top, stop)
-            else:
-                guest.commit(top, base, stop)
+            guest.commit(delete_info['file_to_merge'],
+                         delete_info['merge_target_file'], stop)
 
         self._handle(snapshot_id, merge, STATUS.DELETING,
                      STATUS.ERROR_DELETING)

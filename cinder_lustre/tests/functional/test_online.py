@@ -165,8 +165,6 @@ class OnlineTestCase(base.FunctionalTestCase):
     def assert_guest(self, content, volume):
         """Compare the files of a guest, and where it and Cinder see them."""
         guest = self.nova.guests[volume.id]
-        # QEMU keeps where the data of a pull lie to itself until then.
-        guest.flush()
         data = self.connection(volume)['data']
         self.assertEqual(guest.active, data['name'])
         self.assertTrue(qemu_img.is_written(
@@ -203,14 +201,20 @@ class OnlineTestCase(base.FunctionalTestCase):
             self.delete_volume(copy)
 
     def assert_nothing_left(self, volume):
-        """See that a volume has its active file, and nothing else."""
+        """See that a volume has its active file, and nothing else.
+
+        A guest cannot leave its active file, which then has one below it.
+        """
         active = self.connection(volume)['data']['name']
+        expected = {active}
+        if volume.id in self.nova.guests:
+            expected.add('volume-' + volume.id)
         left = {name for name in self.site.listing() if volume.id in name
                 and not name.startswith('.cinder-lustre')}
         if active != 'volume-' + volume.id:
             # RemoteFS drivers find the active file by it.
             left.discard('volume-%s.info' % volume.id)
-        self.assertEqual({active}, left)
+        self.assertEqual(expected, left)
         self.assertEqual([], chain.pending(self.site.path))
 
     def assert_survives(self, content, volume):
@@ -276,7 +280,7 @@ class SnapshotsTestCase(OnlineTestCase):
             copy = self.volume_from_snapshot(snapshot)
             second = self.create_snapshot(volume)
             writer.wait_for(20)
-            # One is merged downwards, the other one upwards.
+            # One is merged, the other one stays a layer.
             self.delete_snapshot(snapshot)
             writer.wait_for(20)
             self.delete_snapshot(second)
@@ -367,10 +371,33 @@ class SnapshotsTestCase(OnlineTestCase):
               'merge_target_file': name},
              {'type': 'qcow2', 'volume_id': volume.id,
               'file_to_merge': '%s.%s' % (name, second),
-              'merge_target_file': name},
-             {'type': 'qcow2', 'volume_id': volume.id,
-              'file_to_merge': None, 'merge_target_file': None}],
+              'merge_target_file': name}],
             self.nova.calls)
+        # The guest stays in its file, until that is not the latest any more.
+        fourth = self.create_snapshot(volume)
+        del self.nova.calls[:]
+        self.delete_snapshot(fourth)
+        self.assertEqual(
+            [{'type': 'qcow2', 'volume_id': volume.id,
+              'file_to_merge': '%s.%s' % (name, third),
+              'merge_target_file': name}], self.nova.calls)
+
+    def test_deletions_leave_few_files(self):
+        volume, content, _none = self.make_chain('raw', 0)
+        for number in range(4):
+            first = self.create_snapshot(volume)
+            self.put(volume, content, 0, b'%d' % number * 4096)
+            second = self.create_snapshot(volume)
+            self.put(volume, content, 8192, b'%d' % number * 4096)
+            for snapshot in (second, first):
+                self.delete_snapshot(snapshot)
+            self.assertLessEqual(
+                len(self.nova.guests[volume.id].files), 3)
+        self.assert_survives(content, volume)
+        snapshot = self.create_snapshot(volume)
+        self.delete_snapshot(snapshot)
+        self.assert_nothing_left(volume)
+        self.assertEqual('raw', self.load(volume).admin_metadata['format'])
 
     def test_locks(self):
         """The harness tells what QEMU has open as QEMU itself does."""
@@ -490,9 +517,11 @@ class FailuresTestCase(OnlineTestCase):
                 ('never', 'error'), ('now', 'error'),
                 ('never', 'never'), ('now', 'never'))
 
-    def make_volume(self, fmt, count=0):
+    def make_volume(self, fmt, count=0, left=False):
         """Make an attached volume with snapshots.
 
+        :param left: whether a snapshot before the latest has left a layer,
+                     which is merged when the latest is deleted
         :returns: the volume, its Content, and pairs of a snapshot and its
                   Content
         """
@@ -506,6 +535,9 @@ class FailuresTestCase(OnlineTestCase):
             self.put(volume, content, 0, b'%d' % number * 4096)
             self.put(volume, content, (2 + number) * units.Mi,
                      b'%d' % number * 4096)
+            if left and number == count - 2:
+                self.delete_snapshot(self.create_snapshot(volume))
+                self.put(volume, content, 7 * units.Mi, b'left' * 1024)
         return volume, content, snapshots
 
     @ddt.idata(alternating(TROUBLES, (True, False)))
@@ -568,10 +600,10 @@ class FailuresTestCase(OnlineTestCase):
     @ddt.idata(alternating((*TROUBLES, ('half', 'done')), (0, 1)))
     @ddt.unpack
     def test_delete(self, fmt, trouble, number):
-        """The first snapshot is committed downwards, the last pulled up."""
+        """A layer is merged: of the snapshot itself, or of an earlier one."""
         # The same trouble ends with a guest in one case of the two.
         online = number == (fmt == 'raw')
-        volume, content, snapshots = self.make_volume(fmt, 2)
+        volume, content, snapshots = self.make_volume(fmt, 2, left=number)
         self.nova.behave(*trouble)
         snapshot = snapshots.pop(number)[0]
         self.assertRaises(exception.CinderException, self.delete_snapshot,
@@ -592,11 +624,12 @@ class FailuresTestCase(OnlineTestCase):
             self.assert_survives(content, volume)
         self.assert_content(content, volume)
 
-    @ddt.idata(FORMATS)
-    def test_crash_after_commit(self, fmt):
+    @ddt.idata(itertools.product(FORMATS, (0, 1), (False, True)))
+    @ddt.unpack
+    def test_crash_after_delete(self, fmt, number, left):
         """QEMU is killed before the guest has flushed anything again."""
-        volume, content, snapshots = self.make_volume(fmt, 2)
-        self.delete_snapshot(snapshots.pop(0)[0])
+        volume, content, snapshots = self.make_volume(fmt, 2, left)
+        self.delete_snapshot(snapshots.pop(number)[0])
         self.nova.guests[volume.id].crash()
         self.assert_snapshots(snapshots)
         # The next operation on the volume, as Nova starts the guest anew.
@@ -642,7 +675,7 @@ class FailuresTestCase(OnlineTestCase):
     @ddt.unpack
     def test_delete_late(self, fmt, number):
         """Cinder gives up, and only then the guest merges."""
-        volume, content, snapshots = self.make_volume(fmt, 2)
+        volume, content, snapshots = self.make_volume(fmt, 2, left=number)
         self.nova.behave('later', 'never')
         snapshot = snapshots.pop(number)[0]
         self.assertRaises(exception.CinderException, self.delete_snapshot,
@@ -712,6 +745,10 @@ class KilledDriverTestCase(OnlineTestCase):
             snapshots.append((self.create_snapshot(volume),
                               content.grown(units.Gi)))
             self.put(volume, content, 0, b'%d' % each * 4096)
+            if number and not each:
+                # What it leaves is merged when the latest one is deleted.
+                self.delete_snapshot(self.create_snapshot(volume))
+                self.put(volume, content, 8192, b'left' * 1024)
         snapshot = snapshots.pop(number)[0]
         self.set_status(snapshot, STATUS.DELETING)
         info = self.driver._run_on(chain.begin_delete_snapshot,
