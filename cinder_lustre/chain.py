@@ -120,56 +120,29 @@ def convert(root, volume, fmt, thick):
         return description(rec)
 
 
-def prepare_load(root, volume):
-    """Make an empty file in the share that becomes the volume's content.
+def load(root, volume, path, fmt, sparse=True):
+    """Replace a volume's content by that of an image.
 
-    :returns: its path; fill it in the volume's format, then call
-              :func:`finish_load` or :func:`cancel_load`
-    :raises: RecordError when the volume has snapshots
+    :param path: the image, a file outside the share
+    :param fmt: its format, which was checked; any that qemu-img can read
+    :param sparse: leave holes where the image has zeros
+    :returns: the description of the volume
+    :raises: RecordError when the volume has snapshots; CommandFailed when the
+             image is larger than the volume
     """
-    with opened(root, volume) as rec:
+    with opened(root, volume, patient=True) as rec:
         _collapse(rec)
         if rec.top['parent'] is not None:
             raise exception.RecordError(
                 volume=volume, reason='it has snapshots, which new content '
                 'would damage. Delete them first.')
+        _refuse_guest(rec)
         rec.begin('load')
-        path = _temporary(rec)
-        record.remove_file(path)
-        os.close(layers.create_file(path))
-        return path
-
-
-def finish_load(root, volume):
-    """Let the loaded file replace the volume's content.
-
-    :returns: the description of the volume
-    :raises: SizeMismatch when the content is larger than the volume
-    """
-    with record.fence(root, volume):
-        rec = record.load(root, volume)
-        if not rec.intent or rec.intent['operation'] != 'load':
-            raise exception.RecordError(
-                volume=volume, reason='another operation has put an end to '
-                'the loading of new content. Repeat the whole of it.')
-        path = _temporary(rec)
-        top = rec.top
-        actual = layers.checked_size(path, dict(top, parent=None))
-        if actual > top['size']:
-            raise exception.SizeMismatch(
-                path=path, actual=actual, expected=top['size'],
-                reason='use a larger volume for this content.')
-        layers.grow(path, top, top['size'])
-        layers.sync(path)
-        _switch(rec, rec.active, top)
+        with _undone_on_error(rec):
+            record.remove_file(_temporary(rec))
+            layers.fill(path, fmt, _temporary(rec), rec.top, sparse)
+        _switch(rec, rec.active, rec.top)
         return description(rec)
-
-
-def cancel_load(root, volume):
-    """Drop a file that was to be loaded; the volume keeps its content."""
-    with opened(root, volume):
-        # Opening the volume has undone the unfinished load.
-        pass
 
 
 def delete(root, volume):

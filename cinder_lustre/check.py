@@ -39,9 +39,9 @@ ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 _EVICTION = 180
 # What does not hold the fence may be at work for so long (seconds).
 _SETTLING = 3 * 3600
-# Operations that leave the fence while Nova or Glance does its part; only the
-# driver, under its own lock, can tell how they ended.
-_UNFENCED = ('load', 'online-snapshot', 'online-merge')
+# Operations that leave the fence while Nova does its part; only the driver,
+# under its own lock, can tell how they ended.
+_UNFENCED = ('online-snapshot', 'online-merge')
 # Before these end, there may be no file.
 _FILELESS = ('create', 'manage')
 

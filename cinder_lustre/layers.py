@@ -45,9 +45,14 @@ def above(rec, name):
 
 def copy_contents(rec, name, path, layer):
     """Write a chain's contents into a new image that looks like a layer."""
+    fill(rec.path(name), rec.layers[name]['format'], path, layer)
+
+
+def fill(source, fmt, path, layer, sparse=True):
+    """Write any image's contents into a new image that looks like a layer."""
     make_image(path, layer)
-    qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
-                     layer['format'], empty_target=True)
+    qemu_img.convert(source, fmt, path, layer['format'], empty_target=True,
+                     sparse=sparse)
     sync(path)
 
 

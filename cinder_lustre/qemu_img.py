@@ -69,21 +69,24 @@ def create(path, fmt, size, backing=None, backing_fmt=None,
           path, str(size)], path)
 
 
-def convert(src, src_fmt, dst, dst_fmt, empty_target=False):
-    """Copy the contents of an image chain, without its holes.
+def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True):
+    """Copy the contents of an image chain.
 
     :param src: the image at the top of the chain to read
-    :param src_fmt: its format
+    :param src_fmt: its format; any that qemu-img can read
     :param dst: the file to write
     :param dst_fmt: its format; any that qemu-img can write
     :param empty_target: dst is an image that exists, reads as zeros and is
                          at least as large as the source
+    :param sparse: do not write what reads as zeros
     :raises: NoSpace, CommandFailed
     """
-    command = ['convert', '-p', '-f', _known(src_fmt), '-O', dst_fmt,
+    command = ['convert', '-p', '-f', src_fmt, '-O', dst_fmt,
                '-t', _cache_mode(dst), '-m', _COROUTINES, '-W']
     if empty_target:
         command += ['-n', '--target-is-zero']
+    if not sparse:
+        command += ['-S', '0']
     _run(command + [src, dst], dst)
 
 

@@ -109,16 +109,6 @@ def _copied(snapshot, fmt, size=SIZE, thick=False, moving=False):
                                    size, thick, moving)
 
 
-def _loading(fmt, thick=False):
-    def prepare(share):
-        _volume(fmt, thick=thick)(share)
-        path = chain.prepare_load(share.root, VOLUME)
-        qemu_img.create(path, fmt, SIZE - MIB)
-        share.write_file(os.path.basename(path), fmt, MIB, 2 * MIB, 0x71)
-
-    return prepare
-
-
 def _shortened(fmt):
     def prepare(share):
         _volume(fmt)(share)
@@ -194,6 +184,21 @@ def _file(fmt):
         share.write_file(FILE, fmt, MIB, 2 * MIB, 0x73)
 
     return prepare
+
+
+def _load(fmt):
+    """Load that file, as an image."""
+    return lambda root: chain.load(root, VOLUME, os.path.join(root, FILE),
+                                   fmt)
+
+
+def _killed_load(attribute, target, count=1):
+    def load(share):
+        _file('raw')(share)
+        _kill(target, attribute, count, chain.load, share.root, VOLUME,
+              share.path(FILE), 'raw')
+
+    return load
 
 
 def _managed(fmt):
@@ -305,20 +310,12 @@ OPERATIONS = {
         13,
         _volume('raw', ONE, TWO), _called(chain.delete, VOLUME),
         deletes=True),
-    'prepare load': Operation(
-        8,
-        _volume('raw'), _called(chain.prepare_load, VOLUME)),
-    'finish load raw thick': Operation(
-        20,
-        _loading('raw', thick=True), _called(chain.finish_load, VOLUME),
-        repeatable=False),
-    'finish load qcow2': Operation(
-        22,
-        _loading('qcow2'), _called(chain.finish_load, VOLUME),
-        repeatable=False),
-    'cancel load': Operation(
-        7,
-        _loading('raw'), _called(chain.cancel_load, VOLUME)),
+    'load raw thick': Operation(
+        30, _after(_volume('raw', thick=True), _file('qcow2')),
+        _load('qcow2'), foreign=FILE),
+    'load qcow2': Operation(
+        31, _after(_volume('qcow2'), _file('raw')), _load('raw'),
+        foreign=FILE),
     'grow raw': Operation(3, _shortened('raw'), _describe),
     'grow qcow2': Operation(6, _shortened('qcow2'), _describe),
     'repeat create': Operation(
@@ -414,10 +411,12 @@ OPERATIONS = {
     'settle complete pull': Operation(
         14, _after(_volume('qcow2', ONE), (chain.begin_delete_snapshot, ONE),
                    _pulled_completely_by_guest), _settle),
-    'recover load': Operation(8, _loading('qcow2'), _describe),
-    'recover finish load': Operation(
-        13, _interrupted(_loading('raw'), os, 'rename', 2, chain.finish_load),
-        _describe),
+    'recover load': Operation(
+        8, _after(_volume('qcow2'), _killed_load('convert', qemu_img)),
+        _describe, foreign=FILE),
+    'recover load at switch': Operation(
+        13, _after(_volume('raw'), _killed_load('rename', os, 3)), _describe,
+        foreign=FILE),
     'recover convert': Operation(
         8, _interrupted(_volume('qcow2'), qemu_img, 'convert', 1,
                         chain.convert, 'raw', True), _describe),
@@ -446,7 +445,8 @@ OPERATIONS = {
         11, _after(_volume('raw'), _moved), _called(chain.delete, OTHER),
         deletes=True),
     'delete while loading': Operation(
-        11, _loading('raw'), _called(chain.delete, VOLUME), deletes=True),
+        11, _after(_volume('raw'), _killed_load('convert', qemu_img)),
+        _called(chain.delete, VOLUME), deletes=True, foreign=FILE),
     'delete after a killed convert': Operation(
         12, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
                          'qcow2', False), _called(chain.delete, VOLUME),

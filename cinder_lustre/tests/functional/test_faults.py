@@ -18,7 +18,6 @@ import threading
 
 from cinder import exception
 import ddt
-from oslo_concurrency import processutils
 from oslo_config import cfg
 from oslo_utils import units
 
@@ -115,11 +114,9 @@ class FullTestCase(FaultsTestCase):
         volume = self.create_volume(fmt=fmt)
         self.site.filesystem.fill(room=8 * units.Mi)
         with self.assert_unchanged():
-            error = self.assertRaises(
-                processutils.ProcessExecutionError,
-                self.driver.copy_image_to_volume, self.context,
-                self.load(volume), self.images, image['id'])
-            self.assertIn('No space left', str(error))
+            self.assert_fails(
+                'No space left', self.driver.copy_image_to_volume,
+                self.context, self.load(volume), self.images, image['id'])
         self.site.recover()
         self.assert_content(base.Content(units.Gi), volume)
 

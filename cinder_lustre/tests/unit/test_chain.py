@@ -406,108 +406,99 @@ class CopyTestCase(ChainTestCase):
 @ddt.ddt
 class LoadTestCase(ChainTestCase):
 
-    def prepare(self, fmt, size):
-        """Begin to load an image of that size; returns its content."""
-        path = chain.prepare_load(self.root, VOLUME)
-        name = os.path.basename(path)
-        self.assertTrue(name.startswith('.'))
-        self.assertEqual(0o660, self.mode(name))
-        qemu_img.create(path, fmt, size)
-        self.share.write_file(name, fmt, 0, MIB, 9)
-        return b'\x09' * MIB + bytes(size - MIB)
+    def make_image(self, fmt, size):
+        """Make an image; returns its path and its content."""
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'image')
+        self.run_qemu_img('create', '-q', '-f', fmt, path, str(size))
+        subprocess.run(['qemu-io', '-f', fmt, '-c', 'write -q -P 9 0 1M',
+                        path], check=True, stdout=subprocess.DEVNULL)
+        return path, b'\x09' * MIB + bytes(size - MIB)
 
-    @formats_and_thickness
+    @staticmethod
+    def run_qemu_img(*arguments):
+        subprocess.run(['qemu-img', *arguments], check=True)
+
+    @ddt.data(*itertools.product(('raw', 'qcow2'), (False, True),
+                                 ('raw', 'qcow2', 'vmdk')))
     @ddt.unpack
-    def test_load(self, fmt, thick):
+    def test_load(self, fmt, thick, image_fmt):
         self.create(fmt, thick=thick)
-        content = self.prepare(fmt, 2 * MIB)
+        path, content = self.make_image(image_fmt, 2 * MIB)
         self.assertEqual(
             {'active': BASE, 'format': fmt, 'size': SIZE, 'thick': thick,
-             'snapshots': []}, chain.finish_load(self.root, VOLUME))
+             'snapshots': []}, chain.load(self.root, VOLUME, path, image_fmt))
         self.assert_content(content + bytes(SIZE - 2 * MIB))
         self.assertEqual(files_of(VOLUME), self.share.files())
         if thick:
             self.assertGreater(self.share.allocated(BASE), 2 * MIB)
+        else:
+            self.assertLess(self.share.allocated(BASE), 2 * MIB)
 
     @formats
-    def test_larger_content_is_refused(self, fmt):
-        content = self.create(fmt)
-        self.prepare(fmt, SIZE + MIB)
-        error = self.assertRaises(exception.SizeMismatch, chain.finish_load,
-                                  self.root, VOLUME)
-        self.assertEqual((SIZE + MIB, SIZE), (error.kwargs['actual'],
-                                              error.kwargs['expected']))
-        chain.cancel_load(self.root, VOLUME)
-        self.assertEqual(files_of(VOLUME), self.share.files())
-        self.assert_content(content)
+    def test_load_without_holes(self, fmt):
+        self.create(fmt)
+        path, content = self.make_image('raw', 2 * MIB)
+        chain.load(self.root, VOLUME, path, 'raw', sparse=False)
+        self.assert_content(content + bytes(SIZE - 2 * MIB))
+        self.assertGreaterEqual(self.share.allocated(BASE), 2 * MIB)
 
     @formats
-    def test_cancel(self, fmt):
+    def test_what_cannot_be_loaded_changes_nothing(self, fmt):
         content = self.create(fmt)
-        self.prepare(fmt, SIZE)
-        chain.cancel_load(self.root, VOLUME)
-        chain.cancel_load(self.root, VOLUME)
-        self.assertEqual(files_of(VOLUME), self.share.files())
-        self.assert_content(content)
-        self.assertRaises(exception.RecordError, chain.finish_load,
-                          self.root, VOLUME)
-
-    @ddt.data(chain.describe, chain.prepare_load)
-    def test_another_operation_ends_a_load(self, operation):
-        content = self.create()
-        self.prepare('raw', SIZE)
-        operation(self.root, VOLUME)
-        chain.cancel_load(self.root, VOLUME)
-        self.assertRaises(exception.RecordError, chain.finish_load,
-                          self.root, VOLUME)
-        self.assert_content(content)
-
-    def test_content_that_refers_to_other_files_is_refused(self):
-        content = self.create('qcow2')
-        path = chain.prepare_load(self.root, VOLUME)
-        qemu_img.create(path, 'qcow2', SIZE, backing='/etc/passwd',
-                        backing_fmt='raw')
-        error = self.assertRaises(exception.RecordError, chain.finish_load,
-                                  self.root, VOLUME)
-        self.assertIn('/etc/passwd', str(error))
-        chain.cancel_load(self.root, VOLUME)
-        self.assert_content(content)
+        path, _content = self.make_image('raw', SIZE + MIB)
+        for image_fmt in ('raw', 'qcow2'):
+            self.assertRaises(exception.CommandFailed, chain.load, self.root,
+                              VOLUME, path, image_fmt)
+            self.assertEqual(files_of(VOLUME), self.share.files())
+            self.assertIsNone(self.share.record(VOLUME)['intent'])
+            self.assert_content(content)
 
     def test_a_volume_with_snapshots_is_refused(self):
         content = self.create()
         chain.create_snapshot(self.root, VOLUME, ONE)
-        self.assertRaises(exception.RecordError, chain.prepare_load,
-                          self.root, VOLUME)
+        self.assertRaises(exception.RecordError, chain.load, self.root,
+                          VOLUME, '/dev/zero', 'raw')
         self.assert_content(content)
         self.assertEqual(files_of(VOLUME, ONE), self.share.files())
+
+    @formats
+    def test_a_volume_of_a_guest_is_refused(self, fmt):
+        content = self.create(fmt)
+        path, _content = self.make_image('raw', MIB)
+        self.guest()
+        error = self.assertRaises(exception.VolumeBusy, chain.load,
+                                  self.root, VOLUME, path, 'raw')
+        self.assertIn('a guest', str(error))
+        self.assert_content(content)
 
     @full
     def test_a_full_share(self, code):
         content = self.create(thick=True)
-        self.prepare('raw', MIB)
+        path, _content = self.make_image('raw', MIB)
         self.fallocate(code)
-        self.assertRaises(exception.NoSpace, chain.finish_load, self.root,
-                          VOLUME)
-        chain.cancel_load(self.root, VOLUME)
+        self.assertRaises(exception.NoSpace, chain.load, self.root, VOLUME,
+                          path, 'raw')
         self.assert_content(content)
         self.assertEqual(files_of(VOLUME), self.share.files())
 
     @formats
     def test_a_killed_load(self, fmt):
         content = self.create(fmt)
-        self.killed(layers, 'create_file', 1, chain.prepare_load, VOLUME)
+        path, image = self.make_image('raw', SIZE)
+        for target, function, count in (
+                (layers, 'create_file', 1), (qemu_img, 'convert', 1),
+                (layers, 'sync', 1)):
+            self.killed(target, function, count, chain.load, VOLUME, path,
+                        'raw')
+            self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
+            self.assert_content(content)
+            self.assertEqual(files_of(VOLUME), self.share.files())
+        # Two records, then the file itself.
+        self.killed(os, 'rename', 3, chain.load, VOLUME, path, 'raw')
         self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
-        self.prepare(fmt, SIZE)
-        self.killed(os, 'rename', 1, chain.finish_load, VOLUME)
-        self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
-        self.assert_content(content)
+        self.assert_content(image)
         self.assertEqual(files_of(VOLUME), self.share.files())
-        content = self.prepare(fmt, SIZE)
-        self.killed(os, 'rename', 2, chain.finish_load, VOLUME)
-        self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
-        self.assert_content(content)
-        self.assertEqual(files_of(VOLUME), self.share.files())
-        self.prepare(fmt, SIZE)
+        self.killed(qemu_img, 'convert', 1, chain.load, VOLUME, path, 'raw')
         self.assert_gone()
 
 
@@ -638,8 +629,7 @@ class DescribeTestCase(ChainTestCase):
         os.unlink(self.share.path('elsewhere'))
 
     @ddt.data('describe', 'extend', 'create_snapshot', 'delete_snapshot',
-              'revert', 'prepare_load', 'finish_load', 'cancel_load',
-              'export', 'copy')
+              'revert', 'load', 'export', 'copy')
     def test_a_volume_that_is_unknown(self, operation):
         error = self.assertRaises(exception.RecordError,
                                   self.operations()[operation])
@@ -655,9 +645,7 @@ class DescribeTestCase(ChainTestCase):
                                           VOLUME, 'raw', 2 * SIZE),
             'export': lambda: chain.export(self.root, VOLUME, None,
                                            self.share.path('x'), 'raw'),
-            'prepare_load': lambda: chain.prepare_load(self.root, VOLUME),
-            'finish_load': lambda: chain.finish_load(self.root, VOLUME),
-            'cancel_load': lambda: chain.cancel_load(self.root, VOLUME),
+            'load': lambda: chain.load(self.root, VOLUME, '/dev/zero', 'raw'),
             'delete': lambda: chain.delete(self.root, VOLUME),
             'describe': lambda: chain.describe(self.root, VOLUME),
             'extend': lambda: chain.extend(self.root, VOLUME, 2 * SIZE),
@@ -932,8 +920,8 @@ class SnapshotTestCase(ChainTestCase):
         self.assertEqual(overlay(ONE), chain.describe(self.root, VOLUME)[
             'active'])
         # New content would cut the volume off from what lies below it.
-        self.assertRaises(exception.RecordError, chain.prepare_load,
-                          self.root, VOLUME)
+        self.assertRaises(exception.RecordError, chain.load, self.root,
+                          VOLUME, '/dev/zero', 'raw')
         chain.create_snapshot(self.root, VOLUME, TWO)
         chain.delete_snapshot(self.root, VOLUME, TWO)
         self.assertEqual(overlay(ONE), chain.describe(self.root, VOLUME)[
@@ -1188,10 +1176,10 @@ class TrustTestCase(ChainTestCase):
         for snapshot in (ONE, TWO):
             chain.delete_snapshot(self.root, VOLUME, snapshot)
             self.assert_content(content)
-        path = chain.prepare_load(self.root, VOLUME)
-        with open(path, 'r+b') as stream:
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'image')
+        with open(path, 'wb') as stream:
             stream.write(header)
-        chain.finish_load(self.root, VOLUME)
+        chain.load(self.root, VOLUME, path, 'raw')
         self.assert_content(content)
         chain.extend(self.root, VOLUME, 2 * SIZE)
         content += bytes(SIZE)

@@ -525,7 +525,7 @@ class PendingTestCase(CheckTestCase):
             self.repair(left=['pending'])
         self.repair('pending')
 
-    @ddt.data('load', 'online-snapshot', 'online-merge')
+    @ddt.data('online-snapshot', 'online-merge')
     def test_operation_that_leaves_the_fence(self, operation):
         self.create('raw', SNAPSHOT)
         with record.fence(self.root, VOLUME):

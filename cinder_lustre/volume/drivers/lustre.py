@@ -608,16 +608,47 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                              disable_sparse=False):
         """Fill a volume with an image, in the volume's own format."""
         fmt = self._run_on(chain.describe, volume)['format']
-        path = self._run_on(chain.prepare_load, volume)
-        try:
-            image_utils.fetch_to_volume_format(
-                context, image_service, image_id, path, fmt,
-                self.configuration.volume_dd_blocksize, size=volume.size,
-                run_as_root=False, disable_sparse=disable_sparse)
-            self._run_on(chain.finish_load, volume)
-        except Exception:
-            with excutils.save_and_reraise_exception():
-                self._run_on(chain.cancel_load, volume)
+        with self._fetched(context, volume, fmt, image_service,
+                           image_id) as (path, image_fmt):
+            self._run_on(chain.load, volume, path, image_fmt,
+                         not disable_sparse)
+
+    @contextlib.contextmanager
+    def _fetched(self, context, volume, fmt, image_service, image_id):
+        """An image in a file of this host, checked as Cinder checks images.
+
+        Cinder's own conversion would write to the share from this process.
+
+        :returns: the path of the file, and its format
+        :raises: ImageUnacceptable, ImageConversionNotAllowed
+        """
+        meta = image_service.show(context, image_id)
+        if (meta.get('container_format') == 'compressed' or
+                image_utils.is_xenserver_format(meta)):
+            # Cinder unpacks these only on their way to a volume.
+            with image_utils.temporary_file(
+                    prefix='image_unpack_%s_' % image_id) as path:
+                image_utils.fetch_to_volume_format(
+                    context, image_service, image_id, path, fmt,
+                    self.configuration.volume_dd_blocksize, size=volume.size,
+                    run_as_root=False)
+                yield path, fmt
+            return
+        image_utils.check_image_conversion_disable(meta['disk_format'], fmt,
+                                                   image_id)
+        with contextlib.ExitStack() as stack:
+            # The manager may have fetched it already.
+            images = image_utils.TemporaryImages
+            path = (images.for_image_service(image_service).get(
+                context, image_id) or stack.enter_context(
+                    images.fetch(image_service, context, image_id)))
+            data = image_utils.qemu_img_info(path, run_as_root=False)
+            image_utils.check_virtual_size(data.virtual_size, volume.size,
+                                           image_id)
+            image_utils.check_image_format(
+                path, image_utils.fixup_disk_format(meta['disk_format']),
+                image_id, data, run_as_root=False)
+            yield path, data.file_format
 
     def _copy_volume_to_image(self, context, volume, image_service,
                               image_meta, store_id=None):

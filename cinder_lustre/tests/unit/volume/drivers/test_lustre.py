@@ -22,6 +22,7 @@ import inspect
 import json
 import os
 import subprocess
+import sys
 import threading
 import types
 from unittest import mock
@@ -1907,6 +1908,65 @@ class ImageTestCase(DriverTestCase):
         self.assert_content(9 * units.Mi, {BLOCK: 7}, fmt, path)
         self.assertGreaterEqual(os.stat(path).st_blocks * 512, 8 * units.Mi)
 
+    @ddt.data(('vmdk', 'vmdk'), ('vdi', 'vdi'), ('vhdx', 'vhdx'),
+              ('ami', 'raw'), ('ami', 'qcow2'), ('iso', 'raw'))
+    @ddt.unpack
+    def test_load_other_formats(self, disk_format, fmt):
+        self.shrink_gib()
+        volume = self.create_volume(17)
+        images = self.make_image(fmt, 8 * units.Mi)
+        images.meta['disk_format'] = disk_format
+        self.load(volume, images)
+        with open(self.driver.local_path(volume), 'rb') as stream:
+            self.assertEqual(bytes(BLOCK) + bytes([7]) * BLOCK + bytes(BLOCK),
+                             stream.read(3 * BLOCK))
+
+    @ddt.data('raw', 'qcow2')
+    def test_load_a_compressed_image(self, fmt):
+        self.override_config('allow_compression_on_image_upload', True)
+        volume = self.create_volume(2, fmt)
+        images = self.make_image('qcow2', units.Mi)
+        self.run_command('gzip', self.image)
+        os.rename(self.image + '.gz', self.image)
+        images.meta['container_format'] = 'compressed'
+        before = set(os.listdir(self.directory))
+        self.load(volume, images)
+        self.assertEqual(before, set(os.listdir(self.directory)))
+        self.assert_volume(volume, {BLOCK: 7})
+        self.override_config('allow_compression_on_image_upload', False)
+        self.write(volume, 1)
+        self.assertRaises(exception.ImageUnacceptable, self.load, volume,
+                          images)
+        self.assert_volume(volume, {0: 1, BLOCK: 7})
+
+    def test_load_what_the_manager_has_fetched(self):
+        volume = self.create_volume(2)
+        images = self.make_image('qcow2')
+        with image_utils.TemporaryImages.fetch(images, self.context,
+                                               fake.IMAGE_ID):
+            images.download = mock.Mock(side_effect=AssertionError)
+            self.load(volume, images)
+        self.assert_volume(volume, {BLOCK: 7})
+
+    def test_images_reach_the_share_through_the_worker_alone(self):
+        """The service's own process must not hang with a dead OST."""
+        volume = self.create_volume(2)
+        images = self.make_image('qcow2')
+        opened = []
+
+        def audit(event, args):
+            if (event in ('open', 'subprocess.Popen') and
+                    self.root in str(args) and
+                    '-m cinder_lustre.worker' not in str(args)):
+                opened.append((event, args))
+
+        # An audit hook cannot be removed.
+        active = [audit]
+        self.addCleanup(active.clear)
+        sys.addaudithook(lambda *args: [hook(*args) for hook in active])
+        self.load(volume, images)
+        self.assertEqual([], opened)
+
     def assert_not_loaded(self, error, volume, images):
         before = self.files()
         self.assertRaises(error, self.load, volume, images)
@@ -1927,6 +1987,30 @@ class ImageTestCase(DriverTestCase):
         images.meta['disk_format'] = 'raw'
         self.assert_not_loaded(exception.ImageUnacceptable, self.written(),
                                images)
+
+    @ddt.data('raw', 'qcow2')
+    def test_image_that_needs_conversion_which_is_off(self, fmt):
+        self.override_config('image_conversion_disable', True)
+        volume = self.written()
+        images = self.make_image(fmt)
+        if fmt == 'raw':
+            self.load(volume, images)
+        else:
+            self.assert_not_loaded(exception.ImageConversionNotAllowed,
+                                   volume, images)
+
+    @ddt.data(['-b', '/etc/passwd', '-F', 'raw', '1M'],
+              ['-o', 'data_file=/etc/passwd,data_file_raw=on', '-u', '1M'])
+    def test_image_that_refers_to_a_file(self, arguments):
+        *options, size = arguments
+        data = os.path.join(self.directory, 'passwd')
+        self.run_command('qemu-img', 'create', '-q', '-f', 'qcow2', *[
+            option.replace('/etc/passwd', data) if 'data_file' in option
+            else option for option in options], self.image, size)
+        for fmt in ('qcow2', 'ami'):
+            self.assert_not_loaded(
+                (exception.ImageUnacceptable, exception.Invalid),
+                self.written(), FakeImageService(self.image, fmt))
 
     def test_image_that_cannot_be_fetched(self):
         images = self.make_image('raw')
@@ -2166,8 +2250,8 @@ class LockTestCase(DriverTestCase):
         self.driver.delete_volume(volume)
         self.assertLessEqual(
             {'create', 'create_snapshot', 'extend', 'describe',
-             'delete_snapshot', 'revert', 'export', 'prepare_load',
-             'finish_load', 'delete'}, {name for name, _ in seen})
+             'delete_snapshot', 'revert', 'export', 'load', 'delete'},
+            {name for name, _ in seen})
         for name, held in seen:
             self.assertEqual(['lustre-' + volume.id], held, name)
         self.assertEqual([], self.locks.held)
