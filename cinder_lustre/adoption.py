@@ -270,6 +270,10 @@ def name_snapshot(root, volume, snapshot, name):
     """
     with chain.opened(root, volume) as rec:
         overlay = _overlay_over(rec, name)
+        if snapshot in rec.snapshots:
+            raise exception.RecordError(
+                volume=volume, reason='it has a snapshot %s already.'
+                % snapshot)
         rec.snapshots[snapshot] = overlay
         rec.save()
         return rec.layers[name]['size']

@@ -294,6 +294,7 @@ def delete_snapshot(root, volume, snapshot):
                 _begin_merge(rec, snapshot, name)
             else:
                 _drop(rec, snapshot)
+                rec.save()
         try:
             _collapse(rec)
         except exception.NoSpace as exc:
@@ -366,6 +367,12 @@ def revert(root, volume, snapshot):
                 volume=volume, reason='snapshot %s is not the latest one. '
                 'Delete the later ones first: %s.' % (
                     snapshot, ', '.join(sorted(later))))
+        for name in above:
+            if not rec.layers[name].get('deleted'):
+                raise exception.RecordError(
+                    volume=volume, reason='%s, which was unmanaged as a '
+                    'snapshot of it, would be lost. Manage it again and '
+                    'delete that snapshot first.' % rec.layers[name]['parent'])
         if any(set(rec.layers[name]['children']).difference(above)
                for name in [overlay, *above]):
             raise exception.RecordError(
@@ -461,19 +468,24 @@ def _reading(root, volume, snapshot):
     A snapshot can be read while Nova works on the volume: no layer that it
     consists of goes meanwhile.
     """
-    if _recoverable(root, volume, snapshot):
-        with opened(root, volume):
+    operation = _unfinished(root, volume, snapshot)
+    if operation:
+        with opened(root, volume, mergeable=operation != 'merge'):
             pass
     with record.fence(root, volume, shared=True):
-        if _recoverable(root, volume, snapshot):
+        # A merge without space changes nothing but the snapshot's data.
+        if _unfinished(root, volume, snapshot) not in (None, 'merge'):
             raise exception.VolumeBusy(
                 volume=volume, holder='another process')
         yield record.load(root, volume, repair=False)
 
 
-def _recoverable(root, volume, snapshot):
+def _unfinished(root, volume, snapshot):
+    """The operation to recover before a volume, or a snapshot, is read."""
     intent = record.load(root, volume, repair=False).intent
-    return intent and not (snapshot and intent['operation'] in _ONLINE)
+    if intent is None or snapshot and intent['operation'] in _ONLINE:
+        return None
+    return intent['operation']
 
 
 @contextlib.contextmanager
@@ -683,7 +695,6 @@ def _drop(rec, snapshot):
     """Let a snapshot lose its name; its layer is merged when that is safe."""
     overlay = rec.snapshots.pop(snapshot)
     rec.layers[overlay]['deleted'] = True
-    rec.save()
 
 
 def _collapse(rec):
@@ -728,9 +739,11 @@ def _drop_layer(rec):
         rec.layers[child]['parent'] = lower
     below['children'] = layer['children']
     below['size'] = layer['size']
-    overlay = rec.snapshots.pop(rec.intent['snapshot'], name)
-    if overlay != name:
-        rec.layers[overlay]['deleted'] = True
+    if rec.intent['snapshot'] is not None:
+        # Another layer may have been merged in place of its own.
+        overlay = rec.snapshots.pop(rec.intent['snapshot'])
+        if overlay != name:
+            rec.layers[overlay]['deleted'] = True
     if rec.active == name:
         rec.active = lower
     rec.begin('remove', file=name)

@@ -46,6 +46,19 @@ _FENCE_POLL = 0.1
 _EVICTION = 180
 # What qemu-img takes for a file name wherever it stands.
 _PLAIN_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]*')
+# What an intent says besides its operation, for whoever ends that; where an
+# operation is not listed, the record itself says all.
+_OVERLAY = {'snapshot': str, 'file': str, 'lower': str}
+_STEPS = {
+    'snapshot': _OVERLAY,
+    'online-snapshot': _OVERLAY,
+    'merge': dict(_OVERLAY, snapshot=(str, type(None))),
+    'online-merge': _OVERLAY,
+    'remove': {'file': str},
+    'switch': {'file': str, 'layer': dict, 'obsolete': list},
+    'manage': {'source': str},
+    'take-over': {'old': str},
+}
 
 
 class Record:
@@ -253,29 +266,9 @@ def _damage(volume, path, error):
 def check(record):
     """Raise ValueError unless names are plain and the chain is one."""
     for name, layer in record.layers.items():
-        _check_name(name)
-        if layer['format'] not in qemu_img.FORMATS:
-            raise ValueError('%r is not a format' % layer['format'])
-        if not isinstance(layer['size'], int) or layer['size'] < 0:
-            raise ValueError('%r is not a size' % layer['size'])
-        for value in (layer['thick'], layer.get('deleted', False)):
-            if not isinstance(value, bool):
-                raise ValueError('%r is not yes or no' % (value,))
-        parent = layer['parent']
-        if (parent is not None and
-                name not in record.layers[parent]['children']):
-            raise ValueError('%s does not list its child %s' % (parent, name))
-        for child in layer['children']:
-            _check_name(child)
-            if record.layers.get(child, {'parent': name})['parent'] != name:
-                raise ValueError('%s is no child of %s' % (child, name))
+        _check_layer(record, name, layer)
     if record.intent is not None:
-        if not isinstance(record.intent.get('operation'), str):
-            raise ValueError('%r is no intent' % record.intent)
-        for role in {'file', 'lower', 'old'} & set(record.intent):
-            _check_name(record.intent[role])
-        for name in record.intent.get('obsolete', ()):
-            _check_name(name)
+        _check_intent(record, record.intent)
     seen = set()
     name = record.active
     while name is not None:
@@ -289,6 +282,47 @@ def check(record):
         if name not in seen or record.layers[name]['parent'] is None:
             raise ValueError('snapshot %s has no file below %s' % (
                 snapshot, name))
+
+
+def _check_layer(record, name, layer):
+    _check_name(name)
+    if layer['format'] not in qemu_img.FORMATS:
+        raise ValueError('%r is not a format' % layer['format'])
+    if not isinstance(layer['size'], int) or layer['size'] < 0:
+        raise ValueError('%r is not a size' % layer['size'])
+    for value in (layer['thick'], layer.get('deleted', False)):
+        if not isinstance(value, bool):
+            raise ValueError('%r is not yes or no' % (value,))
+    parent = layer['parent']
+    if parent is not None and name not in record.layers[parent]['children']:
+        raise ValueError('%s does not list its child %s' % (parent, name))
+    for child in layer['children']:
+        _check_name(child)
+        if record.layers.get(child, {'parent': name})['parent'] != name:
+            raise ValueError('%s is no child of %s' % (child, name))
+
+
+def _check_intent(record, intent):
+    operation = intent.get('operation')
+    if not isinstance(operation, str):
+        raise ValueError('%r is no intent' % intent)
+    steps = _STEPS.get(operation, {})
+    for step, kind in steps.items():
+        if not isinstance(intent[step], kind):
+            raise ValueError('%r is no %s of "%s"' % (intent[step], step,
+                                                      operation))
+    for role in {'file', 'lower', 'old'} & set(intent):
+        _check_name(intent[role])
+    for name in intent.get('obsolete', ()):
+        _check_name(name)
+    if 'layer' in steps:
+        _check_layer(record, intent['file'], intent['layer'])
+    if ('lower' in steps and intent['file'] not in
+            record.layers[intent['lower']]['children']):
+        raise ValueError('%(file)s is no child of %(lower)s' % intent)
+    if (operation in ('merge', 'online-merge') and
+            intent['snapshot'] not in {None, *record.snapshots}):
+        raise ValueError('%(snapshot)s is no snapshot' % intent)
 
 
 def is_plain(name):

@@ -17,6 +17,7 @@ import functools
 import os
 import shutil
 import subprocess
+from unittest import mock
 
 from cinder_lustre import adoption
 from cinder_lustre import chain
@@ -153,14 +154,16 @@ def _committed_by_guest(share):
               BASE, overlay(TWO))
 
 
-def _pulled_by_guest(share):
-    """The same for the latest one: the active file stays what it is."""
-    _qemu_img(share, 'rebase', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b',
+def _left_merged_by_guest(share):
+    _qemu_img(share, 'commit', '-q', '-d', '-f', 'qcow2', overlay(TWO))
+    _qemu_img(share, 'rebase', '-q', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b',
               overlay(ONE), overlay(THREE))
 
 
-def _pulled_completely_by_guest(share):
-    _qemu_img(share, 'rebase', '-q', '-f', 'qcow2', '-b', '', overlay(ONE))
+def _deleted_before_the_rest(root):
+    """What an earlier snapshot has left is merged after the deletion."""
+    with mock.patch.object(chain, '_collapse'):
+        chain.delete_snapshot(root, VOLUME, ONE)
 
 
 def _qemu_img(share, *arguments):
@@ -248,8 +251,11 @@ _snapshot_begun = _after(_volume('raw', ONE), (chain.begin_snapshot, TWO))
 _guest_moved = _after(_snapshot_begun, _written_by_guest)
 _commit_begun = _after(_two, (chain.begin_delete_snapshot, ONE))
 _committed = _after(_commit_begun, _committed_by_guest)
-_pull_begun = _after(_three, (chain.begin_delete_snapshot, THREE))
-_pulled = _after(_pull_begun, _pulled_by_guest)
+# Snapshot two has left its layer, which is merged in place of that of three.
+_left = _after(_two, (chain.begin_delete_snapshot, TWO))
+_three_left = _after(_left, (chain.create_snapshot, THREE))
+_left_begun = _after(_three_left, (chain.begin_delete_snapshot, THREE))
+_left_merged = _after(_left_begun, _left_merged_by_guest)
 _interrupted_merge = functools.partial(_interrupted, _three)
 
 OPERATIONS = {
@@ -373,8 +379,8 @@ OPERATIONS = {
         31, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
     'convert thin to thick': Operation(
         30, _volume('raw'), _called(chain.convert, VOLUME, 'raw', True)),
-    'revert past nameless layers': Operation(
-        34, _nameless, _called(chain.revert, VOLUME, ONE)),
+    'revert past a layer left': Operation(
+        31, _left, _called(chain.revert, VOLUME, ONE)),
     'forget snapshot': Operation(
         11, _two, _called(adoption.forget_snapshot, VOLUME, TWO)),
     'forget only snapshot': Operation(
@@ -404,13 +410,18 @@ OPERATIONS = {
         8, _two, _called(chain.begin_delete_snapshot, VOLUME, ONE)),
     'settle commit not begun': Operation(27, _commit_begun, _settle),
     'settle commit': Operation(18, _committed, _settle),
-    'begin delete by pull': Operation(
+    'begin delete of the latest': Operation(
         9, _three, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
-    'settle pull not begun': Operation(7, _pull_begun, _settle),
-    'settle pull': Operation(19, _pulled, _settle),
-    'settle complete pull': Operation(
-        14, _after(_volume('qcow2', ONE), (chain.begin_delete_snapshot, ONE),
-                   _pulled_completely_by_guest), _settle),
+    'begin delete with a layer left': Operation(
+        8, _three_left, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
+    'settle merge of what is left not begun': Operation(
+        27, _left_begun, _settle),
+    'settle merge of what is left': Operation(18, _left_merged, _settle),
+    'delete with a layer left': Operation(
+        27, _left, _called(chain.delete_snapshot, VOLUME, ONE),
+        between=_deleted_before_the_rest),
+    'merge what is left': Operation(
+        26, _left, _called(chain.delete_snapshot, VOLUME, THREE)),
     'recover load': Operation(
         8, _after(_volume('qcow2'), _killed_load('convert', qemu_img)),
         _describe, foreign=FILE),
@@ -423,8 +434,8 @@ OPERATIONS = {
     'recover convert at switch': Operation(
         14, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
                          'qcow2', False), _describe),
-    'recover revert past nameless': Operation(
-        16, _interrupted(_nameless, os, 'unlink', 2, chain.revert, ONE),
+    'recover revert past a layer left': Operation(
+        15, _interrupted(_left, os, 'unlink', 2, chain.revert, ONE),
         _describe),
     'recover manage': Operation(
         9, _after(_file('qcow2'), lambda share: _kill(
@@ -436,8 +447,9 @@ OPERATIONS = {
     'recover settled commit': Operation(
         8, _interrupted(_committed, os, 'unlink', 1, chain.settle),
         _describe),
-    'recover settled pull': Operation(
-        9, _interrupted(_pulled, os, 'unlink', 1, chain.settle), _describe),
+    'recover settled merge of what is left': Operation(
+        8, _interrupted(_left_merged, os, 'unlink', 1, chain.settle),
+        _describe),
     'recover commit not begun': Operation(
         22, _interrupted(_commit_begun, qemu_img, 'rebase', 1, chain.settle),
         _describe),

@@ -228,6 +228,37 @@ class ManageTestCase(test_chain.ChainTestCase):
                                   self.root, BASE, OTHER, 'raw', SIZE)
         self.assertIn('is a layer of it', str(error))
 
+    def test_revert_past_an_unmanaged_snapshot(self):
+        """It can be managed again, so its data must not go."""
+        self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        chain.create_snapshot(self.root, VOLUME, TWO)
+        adoption.forget_snapshot(self.root, VOLUME, TWO)
+        error = self.assertRaises(exception.RecordError, chain.revert,
+                                  self.root, VOLUME, ONE)
+        self.assertIn(overlay(ONE), str(error))
+        adoption.name_snapshot(self.root, VOLUME, TWO, overlay(ONE))
+        chain.delete_snapshot(self.root, VOLUME, TWO)
+        chain.revert(self.root, VOLUME, ONE)
+
+    def test_name_in_use(self):
+        self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        chain.create_snapshot(self.root, VOLUME, TWO)
+        adoption.forget_snapshot(self.root, VOLUME, TWO)
+        self.assertRaises(exception.RecordError, adoption.name_snapshot,
+                          self.root, VOLUME, ONE, overlay(ONE))
+
+    def test_left_by_a_deleted_snapshot(self):
+        """Its layer goes soon, and cannot become a snapshot again."""
+        self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        chain.begin_delete_snapshot(self.root, VOLUME, ONE)
+        self.assertEqual([[]], [each['layers'] for each
+                                in adoption.manageable(self.root)])
+        self.assertRaises(exception.RecordError, adoption.name_snapshot,
+                          self.root, VOLUME, TWO, BASE)
+
     @ddt.data(BASE, overlay(ONE), 'unknown')
     def test_no_layer_for_a_snapshot(self, name):
         """It has its snapshot, is active, or is not there at all."""

@@ -956,13 +956,19 @@ class SnapshotTestCase(ChainTestCase):
         with self.full_share(code, 'commit'):
             self.assertRaises(exception.NoSpace, chain.delete_snapshot,
                               self.root, VOLUME, ONE)
-            # The volume can still be attached, but nothing more.
+            # The volume can still be attached and read, but not changed.
             self.assertEqual(overlay(TWO), chain.describe(
                 self.root, VOLUME)['active'])
             self.assertRaises(exception.NoSpace, chain.create_snapshot,
                               self.root, VOLUME, THREE)
-            self.assertRaises(exception.NoSpace, chain.copy, self.root,
-                              VOLUME, ONE, self.root, OTHER, 'raw', SIZE)
+            self.assertRaises(exception.OperationPending, chain.copy,
+                              self.root, VOLUME, ONE, self.root, OTHER, 'raw',
+                              SIZE)
+            for snapshot in (None, TWO):
+                chain.copy(self.root, VOLUME, snapshot, self.root, OTHER,
+                           'raw', SIZE)
+                self.assert_content(contents[snapshot], volume=OTHER)
+                chain.delete(self.root, OTHER)
         self.assert_contents(contents)
         chain.delete_snapshot(self.root, VOLUME, ONE)
         del contents[ONE]

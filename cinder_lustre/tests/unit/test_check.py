@@ -530,8 +530,7 @@ class PendingTestCase(CheckTestCase):
         self.create('raw', SNAPSHOT)
         with record.fence(self.root, VOLUME):
             record.load(self.root, VOLUME).begin(
-                operation, file=OVERLAY, lower=BASE, snapshot=SNAPSHOT,
-                pull=False)
+                operation, file=OVERLAY, lower=BASE, snapshot=SNAPSHOT)
         self.find(('note', 'at-work', '"%s"' % operation))
         self.find(('note', 'at-work', '"%s"' % operation), repair=True)
         self.change_intent(started=int(time.time()) - 4 * HOUR)

@@ -202,6 +202,77 @@ class ContentTestCase(RecordTestCase):
         self.assertIn('Restore', str(error))
         self.assertEqual(before, self.share.record(VOLUME))
 
+    @staticmethod
+    def complete_intents():
+        layer = {'format': 'qcow2', 'size': 2048, 'parent': BASE,
+                 'children': [], 'thick': False}
+        new = {'snapshot': 'x', 'file': BASE + '.x', 'lower': OVERLAY}
+        merge = {'snapshot': SNAPSHOT, 'file': OVERLAY, 'lower': BASE}
+        return {
+            'snapshot': new,
+            'online-snapshot': new,
+            'merge': merge,
+            'online-merge': merge,
+            'remove': {'file': BASE + '.x'},
+            'switch': {'file': OVERLAY, 'layer': layer,
+                       'obsolete': [BASE + '.x']},
+            'manage': {'source': 'disk'},
+            'take-over': {'old': 'x'}}
+
+    def make_with_intent(self, operation, steps):
+        rec = self.make()
+        if 'snapshot' in operation:
+            rec.top['children'].append(steps['file'])
+        rec.begin(operation, **steps)
+
+    def test_complete_intents(self):
+        for operation, steps in self.complete_intents().items():
+            self.make_with_intent(operation, steps)
+            self.assertEqual(steps, {step: self.load().intent[step]
+                                     for step in steps})
+
+    def test_an_intent_that_lacks_a_step_is_refused(self):
+        for operation, steps in self.complete_intents().items():
+            for step in steps:
+                self.make_with_intent(operation, steps)
+                self.share.change_record(
+                    VOLUME, lambda content: content['intent'].pop(step))
+                self.assert_damaged(operation, step)
+
+    @ddt.data(None, 7, [7], {})
+    def test_an_intent_with_a_wrong_step_is_refused(self, value):
+        for operation, steps in self.complete_intents().items():
+            for step in steps:
+                if (operation, step, value) == ('merge', 'snapshot', None):
+                    # It merges what deleted snapshots have left.
+                    continue
+                self.make_with_intent(operation, steps)
+                self.share.change_record(
+                    VOLUME, lambda content: content['intent'].update(
+                        {step: value}))
+                self.assert_damaged(operation, step)
+
+    def test_an_intent_that_names_what_is_not_there_is_refused(self):
+        for operation, step in (
+                ('snapshot', 'lower'), ('online-snapshot', 'lower'),
+                ('merge', 'lower'), ('merge', 'snapshot'),
+                ('online-merge', 'file'), ('online-merge', 'snapshot')):
+            self.make_with_intent(operation, dict(
+                self.complete_intents()[operation], **{step: 'absent'}))
+            self.assert_damaged(operation, step)
+
+    @ddt.data('format', 'size', 'parent', 'children', 'thick')
+    def test_a_new_layer_that_lacks_something_is_refused(self, key):
+        steps = self.complete_intents()['switch']
+        del steps['layer'][key]
+        self.make_with_intent('switch', steps)
+        self.assert_damaged('switch', key)
+
+    def assert_damaged(self, *what):
+        with testtools.ExpectedException(
+                exception.RecordError, '.* is damaged .*', msg=str(what)):
+            self.load()
+
     @ddt.data(b'', b'{', b'null', b'[]', b'7', b'\xff\xfe', bytes(100))
     def test_a_sidecar_that_is_none_is_refused_by_name(self, content):
         self.make()

@@ -610,8 +610,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         fmt = self._run_on(chain.describe, volume)['format']
         with self._fetched(context, volume, fmt, image_service,
                            image_id) as (path, image_fmt):
-            self._run_on(chain.load, volume, path, image_fmt,
-                         not disable_sparse)
+            self._publish(volume, self._run_on(
+                chain.load, volume, path, image_fmt, not disable_sparse))
 
     @contextlib.contextmanager
     def _fetched(self, context, volume, fmt, image_service, image_id):

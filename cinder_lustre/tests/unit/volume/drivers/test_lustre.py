@@ -191,17 +191,12 @@ class FakeNova:
         with open(os.path.join(self.case.root, record.DIRECTORY,
                                snapshot.volume.name_id + '.json')) as stream:
             name = json.load(stream)['active']
-        command = ['qemu-img', 'rebase', '-f', 'qcow2', '-F', 'raw', '-b',
-                   delete_info['file_to_merge'] or '', name]
-        if not delete_info['file_to_merge']:
-            del command[4:6]
-        if delete_info['merge_target_file']:
-            self.case.run_command(
-                'qemu-img', 'commit', '-d', '-f', 'qcow2',
-                delete_info['file_to_merge'], cwd=self.case.root)
-            command = ['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'raw',
-                       '-b', delete_info['merge_target_file'], name]
-        self.case.run_command(*command, cwd=self.case.root)
+        self.case.run_command(
+            'qemu-img', 'commit', '-d', '-f', 'qcow2',
+            delete_info['file_to_merge'], cwd=self.case.root)
+        self.case.run_command(
+            'qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'raw', '-b',
+            delete_info['merge_target_file'], name, cwd=self.case.root)
         self._done(context, snapshot_id)
 
 
@@ -670,7 +665,7 @@ class LustreDriverTestCase(DriverTestCase):
 
     @ddt.data((0, 1), (1, 0))
     def test_delete_snapshot_online(self, order):
-        """Lower layers are committed, or pulled into the active file."""
+        """Layers are merged downwards, up to the file that a guest has."""
         volume = self.create_volume()
         self.write(volume, 1)
         snapshots = [self.create_snapshot(volume) for _ in range(2)]
@@ -687,7 +682,8 @@ class LustreDriverTestCase(DriverTestCase):
             self._check_attachment(volume, attachment)
             self.assert_content(units.Gi, {0: 1, BLOCK: 2},
                                 *self.open_as(volume))
-        self.assertEqual({os.path.basename(self.open_as(volume)[1])},
+        self.assertEqual({os.path.basename(self.open_as(volume)[1]),
+                          'volume-' + volume.id},
                          {name for name in self.files()
                           if not name.endswith('.info')})
 

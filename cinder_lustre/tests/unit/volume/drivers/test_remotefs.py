@@ -47,7 +47,7 @@ SAME_PROMISE = {
     'test_create_snapshot_volume_in_use': (
         test_lustre.LustreDriverTestCase, 'test_create_snapshot_online'),
     'test_delete_snapshot_base_format_recovery_base_not_exists': (
-        test_chain_online.DeleteTestCase, 'test_pull_all'),
+        test_chain_online.DeleteTestCase, 'test_merged_offline'),
     'test_delete_snapshot_base_format_recovery_inspect_none': CREATE,
     'test_delete_snapshot_base_format_recovery_inspect_qcow2': CREATE,
     'test_delete_snapshot_base_format_recovery_inspect_raw': CREATE,
