@@ -230,6 +230,7 @@ def extend(root, volume, size):
     :raises: SizeMismatch when it is smaller than the volume
     """
     with opened(root, volume, patient=True) as rec:
+        _tidy(rec)
         path = rec.path(rec.active)
         if size < rec.top['size']:
             raise exception.SizeMismatch(
@@ -281,6 +282,20 @@ def begin_snapshot(root, volume, snapshot):
         return name, lower
 
 
+def confirm_snapshot(root, volume, snapshot):
+    """Write down that the guest uses the new overlay, as Nova says.
+
+    A server that is stopped has nothing open that would tell.
+    """
+    with record.fence(root, volume):
+        rec = record.load(root, volume)
+        intent = rec.intent or {}
+        if (intent.get('operation') == 'online-snapshot' and
+                intent['snapshot'] == snapshot):
+            intent['confirmed'] = True
+            rec.save()
+
+
 def delete_snapshot(root, volume, snapshot):
     """Forget a snapshot, and merge the two layers that it kept apart.
 
@@ -295,12 +310,7 @@ def delete_snapshot(root, volume, snapshot):
             else:
                 _drop(rec, snapshot)
                 rec.save()
-        try:
-            _collapse(rec)
-        except exception.NoSpace as exc:
-            LOG.warning('What deleted snapshots of volume %(volume)s have '
-                        'left stays until the next deletion: %(error)s',
-                        {'volume': volume, 'error': exc})
+        _tidy(rec)
         return description(rec)
 
 
@@ -328,8 +338,10 @@ def begin_delete_snapshot(root, volume, snapshot):
         if intent['operation'] == 'online-merge':
             name = intent['file']
         elif name == rec.active or not _is_sole(rec, name):
-            name = next((each for each in layers.below(rec, rec.active)
-                         if _is_collapsible(rec, each)), None)
+            # What the snapshot held may be gone if its merge was begun.
+            name = None if rec.intent else next(
+                (each for each in layers.below(rec, rec.active)
+                 if _is_collapsible(rec, each)), None)
         if name is None:
             _drop(rec, snapshot)
             rec.finish()
@@ -338,6 +350,15 @@ def begin_delete_snapshot(root, volume, snapshot):
         rec.begin('online-merge', snapshot=snapshot, file=name, lower=lower)
         return {'type': 'qcow2', 'file_to_merge': name,
                 'merge_target_file': lower}
+
+
+def is_written(root, volume):
+    """Whether a guest has the volume open, while Nova works on it."""
+    rec = record.load(root, volume, repair=False)
+    files = {rec.active}
+    if rec.intent and rec.intent['operation'] == 'online-snapshot':
+        files.add(rec.intent['file'])
+    return any(qemu_img.is_written(rec.path(name)) for name in files)
 
 
 def settle(root, volume):
@@ -617,8 +638,8 @@ def _drop_overlay(rec):
 def _settle_snapshot(rec):
     """Find out whether the guest has moved to the overlay.
 
-    An empty overlay can always go: the volume has the same content without
-    it, and nobody was told that there is a snapshot.
+    An empty overlay can go while Nova has not confirmed it: the volume has the
+    same content without it, and nobody was told that there is a snapshot.
     """
     overlay, lower = (rec.path(rec.intent[role]) for role in ('file', 'lower'))
     if not os.path.lexists(overlay):
@@ -637,7 +658,8 @@ def _settle_snapshot(rec):
                     'below it. Stop the server, and decide which to keep.' % (
                         overlay, lower))
             _drop_overlay(rec)
-        elif qemu_img.is_written(overlay) or qemu_img.has_data(overlay):
+        elif (rec.intent.get('confirmed') or qemu_img.is_written(overlay) or
+              qemu_img.has_data(overlay)):
             LOG.info('The guest of volume %(volume)s has moved to '
                      '%(overlay)s.',
                      {'volume': rec.volume, 'overlay': overlay})
@@ -701,8 +723,24 @@ def _collapse(rec):
     """Merge what deleted snapshots have left; no guest has the volume."""
     for name in [rec.active, *layers.below(rec, rec.active)]:
         if _is_collapsible(rec, name):
+            _refuse_guest(rec)
             layers.checked_chain(rec, rec.active)
-            _begin_merge(rec, None, name)
+            rec.begin('merge', snapshot=None, file=name,
+                      lower=rec.layers[name]['parent'])
+            # Until the files refer to each other anew, nothing has changed.
+            with _undone_on_error(rec, record.Record.finish):
+                _commit(rec)
+            _finish_merge(rec)
+
+
+def _tidy(rec):
+    """Merge what deleted snapshots have left, as far as there is space."""
+    try:
+        _collapse(rec)
+    except exception.NoSpace as exc:
+        LOG.warning('What deleted snapshots of volume %(volume)s have left '
+                    'stays for now: %(error)s',
+                    {'volume': rec.volume, 'error': exc})
 
 
 def _begin_merge(rec, snapshot, name):
@@ -713,18 +751,26 @@ def _begin_merge(rec, snapshot, name):
 
 def _merge(rec):
     """Write a layer into the one below it; every step can be repeated."""
+    if not rec.intent.get('committed'):
+        _commit(rec)
+    _finish_merge(rec)
+
+
+def _commit(rec):
     name, lower = rec.intent['file'], rec.intent['lower']
     layer, below = rec.layers[name], rec.layers[lower]
-    try:
-        qemu_img.commit(rec.path(name))
-    except exception.NoSpace:
-        if rec.intent['snapshot'] is None:
-            # No snapshot is concerned, and the layer above has it all.
-            rec.finish()
-        raise
+    qemu_img.commit(rec.path(name))
     if below['thick']:
         layers.grow(rec.path(lower), below, layer['size'])
     layers.sync(rec.path(lower))
+
+
+def _finish_merge(rec):
+    name, lower = rec.intent['file'], rec.intent['lower']
+    layer, below = rec.layers[name], rec.layers[lower]
+    # From here on it ends without more space.
+    rec.intent['committed'] = True
+    rec.save()
     for child in layer['children']:
         qemu_img.rebase(rec.path(child), lower, below['format'])
         layers.sync(rec.path(child))

@@ -320,9 +320,13 @@ def _check_intent(record, intent):
     if ('lower' in steps and intent['file'] not in
             record.layers[intent['lower']]['children']):
         raise ValueError('%(file)s is no child of %(lower)s' % intent)
-    if (operation in ('merge', 'online-merge') and
-            intent['snapshot'] not in {None, *record.snapshots}):
-        raise ValueError('%(snapshot)s is no snapshot' % intent)
+    if operation in ('merge', 'online-merge'):
+        above = record.layers[intent['file']]['children']
+        if (intent['snapshot'] not in {None, *record.snapshots} or
+                set(above) - set(record.layers)):
+            raise ValueError('%(file)s cannot be merged' % intent)
+    if operation == 'remove' and intent['file'] in record.layers:
+        raise ValueError('%(file)s still is a layer' % intent)
 
 
 def is_plain(name):

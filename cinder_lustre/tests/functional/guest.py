@@ -374,6 +374,8 @@ class FakeNova:
 
     # In place of the module time, for who polls the snapshot
 
+    monotonic = staticmethod(time.monotonic)
+
     def sleep(self, seconds):
         self._polls += 1
         if self._polls == self.PATIENCE:

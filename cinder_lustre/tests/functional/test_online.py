@@ -23,7 +23,6 @@ from cinder import exception
 from cinder import objects
 from cinder.objects import fields
 from cinder.tests.unit import utils as test_utils
-from cinder.volume.drivers import remotefs
 import ddt
 from oslo_utils import units
 import testtools
@@ -33,6 +32,7 @@ from cinder_lustre import qemu_img
 from cinder_lustre.tests.functional import base
 from cinder_lustre.tests.functional import guest as guests
 from cinder_lustre.tests.functional import site as sites
+from cinder_lustre.volume.drivers import lustre
 
 FORMATS = ('raw', 'qcow2')
 STATUS = fields.SnapshotStatus
@@ -56,7 +56,7 @@ class OnlineTestCase(base.FunctionalTestCase):
         super().prepare()
         self.nova = guests.FakeNova()
         self.driver._nova = self.nova
-        patcher = mock.patch.object(remotefs, 'time', self.nova)
+        patcher = mock.patch.object(lustre, 'time', self.nova)
         patcher.start()
         self.addCleanup(patcher.stop)
         self.there = self.mount(self.site.share)
@@ -560,6 +560,35 @@ class FailuresTestCase(OnlineTestCase):
         if online:
             self.assert_survives(content, volume)
         self.assert_content(content, volume)
+
+    @ddt.idata(FORMATS)
+    def test_create_of_a_stopped_server(self, fmt):
+        """Nobody has the files open, so that Nova's word counts."""
+        volume, content, _none = self.make_volume(fmt)
+        self.nova.guests[volume.id].shutdown()
+        with mock.patch.object(guests.Guest, 'pivot'):
+            snapshot = self.create_snapshot(volume)
+        before = content.grown(units.Gi)
+        self.start_guest(volume)
+        self.put(volume, content, units.Mi, b'later' * 1000)
+        self.assert_snapshots([(snapshot, before)])
+        self.assert_survives(content, volume)
+
+    @ddt.idata(FORMATS)
+    def test_server_goes_while_cinder_waits(self, fmt):
+        volume, content, snapshots = self.make_volume(fmt, 2)
+        snapshot = snapshots.pop(0)[0]
+        self.nova.behave('later')
+        self.nova.PATIENCE = 10 ** 6
+        self.nova.guests[volume.id].crash()
+        with mock.patch.object(lustre, '_LOOK_INTERVAL', 0):
+            error = self.assertRaises(exception.RemoteFSException,
+                                      self.delete_snapshot, snapshot)
+        self.assertIn('no server', str(error))
+        self.start_guest(volume)
+        self.assert_guest(content, volume)
+        self.assert_snapshots(snapshots)
+        self.delete_snapshot(snapshot)
 
     @ddt.idata(FORMATS)
     def test_create_late(self, fmt):

@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import errno
 import subprocess
 from unittest import mock
 
@@ -190,6 +191,17 @@ class DeleteTestCase(OnlineTestCase):
             fmt, chain.describe(self.root, VOLUME)['format'])
 
     @formats
+    def test_merged_by_extend(self, fmt):
+        self.prepare(fmt)
+        chain.delete_snapshot(self.root, VOLUME, ONE)
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        described = chain.extend(self.root, VOLUME, 2 * test_chain.SIZE)
+        self.assertEqual((BASE, fmt), (described['active'],
+                                       described['format']))
+        self.contents[None] += bytes(test_chain.SIZE)
+        self.check()
+
+    @formats
     def test_merged_by_convert(self, fmt):
         self.prepare(fmt)
         chain.delete_snapshot(self.root, VOLUME, ONE)
@@ -237,6 +249,46 @@ class DeleteTestCase(OnlineTestCase):
         self.rebase(overlay(TWO), BASE, '-u')
         chain.settle(self.root, VOLUME)
         self.check(TWO)
+
+    def left(self):
+        """Let the latest snapshot leave its layer, below another one."""
+        self.prepare('raw')
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        chain.create_snapshot(self.root, VOLUME, test_chain.THREE)
+        self.contents[test_chain.THREE] = self.contents[None]
+        self.contents[None] = self.fill(10, offset=8192)
+
+    def test_latest_that_is_half_merged(self):
+        """What it held may be overwritten, so nothing else is merged."""
+        self.left()
+        with self.full_share(errno.ENOSPC, 'commit'):
+            self.assertRaises(exception.NoSpace, chain.delete_snapshot,
+                              self.root, VOLUME, test_chain.THREE)
+        self.guest()
+        self.assertIsNone(chain.begin_delete_snapshot(
+            self.root, VOLUME, test_chain.THREE))
+        self.assertRaises(exception.SnapshotNotFound, chain.copy, self.root,
+                          VOLUME, test_chain.THREE, self.root,
+                          test_chain.OTHER, 'raw', test_chain.SIZE)
+
+    def test_no_space_after_a_killed_merge_of_what_is_left(self):
+        self.left()
+        self.killed(chain, '_drop_layer', 1, chain.delete_snapshot, VOLUME,
+                    'unknown')
+        with self.full_share(errno.ENOSPC, 'commit'):
+            chain.describe(self.root, VOLUME)
+        self.check(ONE, test_chain.THREE)
+
+    @ddt.data((chain.convert, 'raw', True), (chain.load, '/dev/null', 'raw'),
+              (chain.delete_snapshot, 'unknown'))
+    def test_a_guest_has_what_is_left(self, call):
+        self.prepare('raw')
+        chain.delete_snapshot(self.root, VOLUME, ONE)
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+        self.guest()
+        self.assertRaises(exception.VolumeBusy, call[0], self.root, VOLUME,
+                          *call[1:])
+        self.assertIsNone(self.intent())
 
     def test_strange_chain(self):
         self.prepare('raw')

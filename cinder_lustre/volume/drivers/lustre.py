@@ -63,6 +63,18 @@ _MOVING = (fields.VolumeAttachStatus.RESERVED,
            fields.VolumeAttachStatus.ATTACHING,
            'detaching')
 
+# Seconds that Nova may take for a snapshot, as RemoteFS drivers have it.
+_CREATION_WAIT = 600
+_DELETION_WAIT = 7200
+# Seconds between two looks at what Nova says, and at what the guest has open.
+_NOVA_POLL = 1
+_LOOK_INTERVAL = 10
+# The progress that Nova gives to a snapshot when its part is done.
+_NOVA_IS_DONE = '90%'
+# Seconds that a connection waits for another operation: a little less than
+# oslo.messaging's rpc_response_timeout, after which nobody listens.
+_CONNECTION_WAIT = 50
+
 CONF = cfg.CONF
 CONF.register_opts(opts.mount_opts + opts.volume_opts,
                    group=configuration.SHARED_CONF_GROUP)
@@ -513,10 +525,11 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         if (self._is_volume_attached(volume) and
                 self._run_on(chain.describe, volume)['format'] != 'raw'):
             raise exception.InvalidVolume(
-                reason=_('a volume in qcow2 format, or with snapshots, '
-                         'cannot be extended while it is attached. Detach it '
-                         'first.'))
-        self._run_on(chain.extend, volume, size_gb * units.Gi)
+                reason=_('a volume in qcow2 format, or that has or had '
+                         'snapshots, cannot be extended while it is attached. '
+                         'Detach it first.'))
+        self._publish(volume, self._run_on(chain.extend, volume,
+                                           size_gb * units.Gi))
 
     def _copy_volume(self, source, snapshot_id, volume):
         """Make a volume from the content of another one."""
@@ -720,16 +733,52 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                                                snapshot.id))
             return
         # What a killed service left is settled first: the guest has one file.
-        lower = self._run_on(chain.settle, volume)['active']
+        self._run_on(chain.settle, volume)
+        new_file, _lower = self._run_on(chain.begin_snapshot, volume,
+                                        snapshot.id)
         try:
-            self._create_snapshot_online(
-                snapshot, lower, self._get_new_snap_path(snapshot))
+            self._nova.create_volume_snapshot(
+                snapshot.obj_context, volume.id,
+                {'type': 'qcow2', 'new_file': new_file,
+                 'snapshot_id': snapshot.id})
+            self._wait_for_nova(snapshot, fields.SnapshotStatus.CREATING,
+                                _CREATION_WAIT)
+            self._run_on(chain.confirm_snapshot, volume, snapshot.id)
         finally:
             self._publish(volume, self._run_on(chain.settle, volume))
 
-    def _do_create_snapshot(self, snapshot, backing_filename, new_snap_path):
-        """Make the overlay for Nova; the base class calls this for it."""
-        self._run_on(chain.begin_snapshot, snapshot.volume, snapshot.id)
+    def _wait_for_nova(self, snapshot, status, patience):
+        """Wait until Nova says, by the snapshot's progress, that it is done.
+
+        :param status: what the snapshot has until then
+        :param patience: seconds
+        :raises: RemoteFSException when Nova has failed, or its server is gone
+        """
+        start = looked = time.monotonic()
+        volume = snapshot.volume
+        while True:
+            # Nova changes the database, not this object.
+            found = db.snapshot_get(snapshot.obj_context, snapshot.id)
+            waited = time.monotonic() - start
+            if found.status != status:
+                problem = _('its status is "%s"') % found.status
+            elif found.progress == _NOVA_IS_DONE:
+                return
+            elif waited > patience:
+                problem = _('Nova has not answered for %d seconds') % waited
+            else:
+                problem = None
+            if problem is None and time.monotonic() > looked + _LOOK_INTERVAL:
+                looked = time.monotonic()
+                if not self._run_on(chain.is_written, volume):
+                    problem = _('no server has its volume open')
+            if problem is not None:
+                raise exception.RemoteFSException(
+                    _('Snapshot %(id)s was not completed by Nova: '
+                      '%(problem)s. See the log of nova-compute, then delete '
+                      'the snapshot.')
+                    % {'id': snapshot.id, 'problem': problem})
+            time.sleep(_NOVA_POLL)
 
     def _delete_snapshot(self, snapshot):
         volume = snapshot.volume
@@ -752,8 +801,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         snapshot.progress = '0%'
         snapshot.save()
         try:
-            self._nova_assisted_vol_snap_delete(snapshot.obj_context,
-                                                snapshot, delete_info)
+            self._nova.delete_volume_snapshot(snapshot.obj_context,
+                                              snapshot.id, delete_info)
+            self._wait_for_nova(snapshot, fields.SnapshotStatus.DELETING,
+                                _DELETION_WAIT)
         except Exception:
             # A snapshot that is merged in part is not available any more.
             with excutils.save_and_reraise_exception():
@@ -1050,18 +1101,38 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                                     'now: %(error)s',
                                     {'volume': volume.id, 'error': exc})
 
-    # Whoever has the lock is at work on it, and recovers it first.
-    @coordination.synchronized('{self.driver_prefix}-{volume.id}',
-                               blocking=False)
     def _recover(self, volume):
-        self._publish(volume, self._run_on(chain.settle, volume))
+        # Whoever has the lock is at work on it, and recovers it first.
+        with self._lock(volume, False):
+            self._publish(volume, self._run_on(chain.settle, volume))
 
-    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def _lock(self, volume, blocking):
+        """The lock of a volume, if it is free in time.
+
+        coordination.synchronized() goes on without it when it is not.
+
+        :param blocking: seconds to wait, or False
+        :raises: LockAcquireFailed
+        """
+        lock = coordination.COORDINATOR.get_lock(
+            '%s-%s' % (self.driver_prefix, volume.id))
+        return lock(blocking)
+
     def initialize_connection(self, volume, connector):
         """Say which file on which share a host has to open.
 
-        :raises: InvalidVolume when the file is larger than the volume
+        :raises: InvalidVolume when the file is larger than the volume;
+                 VolumeIsBusy while something else works on the volume
         """
+        try:
+            with self._lock(volume, _CONNECTION_WAIT):
+                return self._connect(volume)
+        except tooz.coordination.LockAcquireFailed as exc:
+            raise exception.VolumeIsBusy(
+                message=_('volume %s is being worked on. Attach it again '
+                          'when that has ended.') % volume.id) from exc
+
+    def _connect(self, volume):
         layout = self._run_on(chain.describe, volume)
         self._publish(volume, layout)
         self._check_sharing(self._as_it_is(volume), layout)
@@ -1077,7 +1148,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             LOG.warning('Growing volume %(volume)s to the %(size)s GiB that '
                         'Cinder knows of.',
                         {'volume': volume.id, 'size': volume.size})
-            self._run_on(chain.extend, volume, size)
+            layout = self._run_on(chain.extend, volume, size)
+            self._publish(volume, layout)
         identity = self._identity(volume.provider_location)
         connection_type = self.configuration.lustre_connection_type
         export = identity
@@ -1103,9 +1175,11 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         # One server that migrates has two attachments.
         if layout['format'] != 'raw' and len(instances) > 1:
             raise exception.InvalidVolume(
-                reason=_('volume %s is in qcow2 format, as it has snapshots '
-                         'or its type says so, and can be attached to one '
-                         'server only. Detach it there first.') % volume.id)
+                reason=_('volume %s is in qcow2 format, as its type says so '
+                         'or it has or had snapshots, and can be attached to '
+                         'one server only. Detach it there first; without '
+                         'snapshots, extending or retyping it makes it raw '
+                         'again.') % volume.id)
 
     # What the base class reads from files, the record says
 

@@ -49,6 +49,8 @@ import ddt
 import fixtures
 from oslo_config import cfg
 from oslo_utils import units
+import tooz.coordination
+import tooz.locking
 
 from cinder_lustre import brick
 from cinder_lustre.brick import mount
@@ -120,6 +122,20 @@ def copy_data(source, target):
     os.truncate(target.fileno(), size)
 
 
+class FakeLock(tooz.locking.Lock):
+    """One of FakeLocks."""
+
+    def __init__(self, locks, name):
+        super().__init__(name)
+        self.locks = locks
+
+    def acquire(self, blocking=True, shared=False, timeout=None):
+        return self.locks.acquire(self.name)
+
+    def release(self):
+        self.locks.release(self.name)
+
+
 class FakeLocks:
     """The locks of a coordinator, not re-entrant, and what was locked.
 
@@ -132,19 +148,18 @@ class FakeLocks:
         self._held = {}
 
     def get_lock(self, name):
-        return types.SimpleNamespace(
-            name=name, acquire=lambda blocking=True: self._acquire(name),
-            release=lambda: self._release(name))
+        return FakeLock(self, name)
 
-    def _acquire(self, name):
+    def acquire(self, name):
         if self._held.get(name) == threading.get_ident():
             raise AssertionError('%s is locked twice' % name)
         self.log.append(('wanted', name))
         self._locks.setdefault(name, threading.Lock()).acquire()
         self._held[name] = threading.get_ident()
         self.log.append(('locked', name))
+        return True
 
-    def _release(self, name):
+    def release(self, name):
         del self._held[name]
         self.log.append(('released', name))
         self._locks[name].release()
@@ -2301,13 +2316,13 @@ class LockTestCase(DriverTestCase):
         first.start()
         self.assertTrue(started.wait(PATIENCE))
         wanted = threading.Event()
-        acquire = self.locks._acquire
+        acquire = self.locks.acquire
 
         def watch(name):
             wanted.set()
-            acquire(name)
+            return acquire(name)
 
-        self.locks._acquire = watch
+        self.locks.acquire = watch
         second = threading.Thread(target=self.driver.delete_volume,
                                   args=(volume,))
         second.start()
@@ -2361,6 +2376,19 @@ class LockFilesTestCase(DriverTestCase):
         self.driver.delete_volume(volume)
         self.driver.clean_volume_file_locks(volume.id)
         self.assertFalse(os.path.exists(path))
+
+    def test_somebody_else_has_the_lock(self):
+        volume = self.create_volume()
+        self.patch('cinder_lustre.volume.drivers.lustre._CONNECTION_WAIT', 1)
+        with coordination.COORDINATOR.get_lock('lustre-' + volume.id):
+            error = self.assertRaises(
+                exception.VolumeIsBusy, self.driver.initialize_connection,
+                volume, {})
+            self.assertIn(volume.id, str(error))
+            self.assertRaises(tooz.coordination.LockAcquireFailed,
+                              self.driver._recover, volume)
+        self.driver.initialize_connection(volume, {})
+        self.driver._recover(volume)
 
 
 class BackupTestCase(DriverTestCase):
