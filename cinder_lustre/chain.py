@@ -734,10 +734,12 @@ def _collapse(rec):
 
 
 def _tidy(rec):
-    """Merge what deleted snapshots have left, as far as there is space."""
+    """Merge what deleted snapshots have left, as far as that is possible."""
     try:
         _collapse(rec)
-    except exception.NoSpace as exc:
+    except exception.LustreException as exc:
+        if rec.intent:
+            raise
         LOG.warning('What deleted snapshots of volume %(volume)s have left '
                     'stays for now: %(error)s',
                     {'volume': rec.volume, 'error': exc})
@@ -752,6 +754,9 @@ def _begin_merge(rec, snapshot, name):
 def _merge(rec):
     """Write a layer into the one below it; every step can be repeated."""
     if not rec.intent.get('committed'):
+        if rec.intent['snapshot'] is None:
+            # No snapshot is concerned, and the layer above has it all.
+            return rec.finish()
         _commit(rec)
     _finish_merge(rec)
 

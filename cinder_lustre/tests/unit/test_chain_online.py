@@ -18,6 +18,7 @@ import ddt
 
 from cinder_lustre import chain
 from cinder_lustre import exception
+from cinder_lustre import record
 from cinder_lustre.tests.unit import test_chain
 from cinder_lustre.tests.unit.test_chain import formats
 from cinder_lustre.tests.unit.test_chain import ONE
@@ -219,6 +220,70 @@ class DeleteTestCase(OnlineTestCase):
         self.assertIsNone(self.intent())
         self.check(ONE, extra=1)
 
+    def leave(self, **kwargs):
+        """Delete the latest snapshot of a volume that has one more."""
+        self.fmt = 'raw'
+        self.create('raw', **kwargs)
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.fill(8)
+        chain.begin_delete_snapshot(self.root, VOLUME, ONE)
+        chain.create_snapshot(self.root, VOLUME, TWO)
+        self.contents = {TWO: self.share.content(VOLUME, TWO),
+                         None: self.fill(9, offset=4096)}
+
+    def test_no_space_for_a_thick_base(self):
+        self.leave(thick=True)
+        with mock.patch.object(chain.layers, 'grow', side_effect=[
+                exception.NoSpace(path='x', reason='full')]):
+            chain.delete_snapshot(self.root, VOLUME, 'unknown')
+        self.assertIsNone(self.intent())
+        self.check(TWO, extra=1)
+
+    @ddt.data((chain.qemu_img, 'commit', 1), (chain.qemu_img, 'rebase', 1),
+              (chain, '_drop_layer', 1), (record, 'remove_file', 1))
+    @ddt.unpack
+    def test_killed_and_no_space_for_what_is_left(self, target, name, count):
+        """However far it came, the volume goes on on a full share."""
+        self.leave()
+        self.killed(target, name, count, chain.delete_snapshot, VOLUME,
+                    'unknown')
+        with self.full_share(errno.ENOSPC, 'commit'):
+            chain.describe(self.root, VOLUME)
+            chain.extend(self.root, VOLUME, test_chain.SIZE)
+            self.assertIsNone(self.intent())
+        chain.delete_snapshot(self.root, VOLUME, 'unknown')
+        self.check(TWO)
+
+    def test_guest_after_a_killed_tidying(self):
+        self.leave()
+        self.killed(chain.qemu_img, 'commit', 1, chain.delete_snapshot,
+                    VOLUME, 'unknown')
+        with self.full_share(errno.ENOSPC, 'commit'):
+            chain.describe(self.root, VOLUME)
+        self.guest()
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+
+    def test_no_space_to_write_down_what_was_merged(self):
+        self.leave()
+        begin = record.Record.begin
+
+        def fail(rec, operation, **steps):
+            if operation == 'remove':
+                raise exception.NoSpace(path='x', reason='full')
+            begin(rec, operation, **steps)
+
+        with mock.patch.object(record.Record, 'begin', fail):
+            self.assertRaises(exception.NoSpace, chain.extend, self.root,
+                              VOLUME, 2 * test_chain.SIZE)
+        self.check(TWO)
+
+    def test_a_deletion_with_an_unknown_guest(self):
+        self.leave()
+        self.guest()
+        chain.delete_snapshot(self.root, VOLUME, 'unknown')
+        self.assertIsNone(self.intent())
+        chain.begin_delete_snapshot(self.root, VOLUME, TWO)
+
     def test_guest_has_yet_to_do_it(self):
         self.prepare('raw')
         info = chain.begin_delete_snapshot(self.root, VOLUME, ONE)
@@ -279,8 +344,7 @@ class DeleteTestCase(OnlineTestCase):
             chain.describe(self.root, VOLUME)
         self.check(ONE, test_chain.THREE)
 
-    @ddt.data((chain.convert, 'raw', True), (chain.load, '/dev/null', 'raw'),
-              (chain.delete_snapshot, 'unknown'))
+    @ddt.data((chain.convert, 'raw', True), (chain.load, '/dev/null', 'raw'))
     def test_a_guest_has_what_is_left(self, call):
         self.prepare('raw')
         chain.delete_snapshot(self.root, VOLUME, ONE)
