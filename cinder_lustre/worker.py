@@ -17,7 +17,8 @@ state that survives SIGKILL, so no thread of a service may enter one. A
 :class:`Worker` stands for one share: it runs a function of this package in a
 child, waits for its answer and gives up when the child stays silent for too
 long. A child that cannot be killed opens the breaker: nothing new is started
-on that share until it has gone.
+on that share until it has gone. As all that are at work when a server goes
+away may hang, only so many work at once, and none is added to a silent one.
 """
 
 import contextlib
@@ -38,17 +39,27 @@ from cinder_lustre import exception
 
 LOG = logging.getLogger(__name__)
 
+# How many children may work on one share at once, and so how many can hang
+# when one of its servers goes away; a probe comes on top.
+MAX_CHILDREN = 10
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
 # Seconds between two signs of life of a child that has to wait.
 _BEAT = 5
+# After so many seconds without one, a child may hang.
+_SILENCE = 2 * _BEAT
+# Guards the children of all workers: some need a place on two shares at once.
+_changed = threading.Condition()
 
 
 class _Silence(Exception):
     """A child gave no sign of life for too long."""
 
 
+_CURE = ('Look for DISCONN in "lctl get_param osc.*.ost_server_uuid '
+         'mdc.*.mds_server_uuid" and bring that server back; work goes on by '
+         'itself then.')
 # The child's end of the connection; None in any other process.
 _channel = None
 
@@ -75,25 +86,64 @@ def _find_session(proc):
     return pids
 
 
-class Worker:
-    """The children that work on one share.
+class _Child:
+    """A process at work on one share, or on two.
 
-    :param share: how messages name the share
+    :ivar proc: the process, once it was started
+    :ivar hanging: what finds its processes, once it was given up
     """
 
-    def __init__(self, share):
+    def __init__(self, worker, probe=False):
+        self.worker = worker
+        self.probe = probe
+        self.proc = None
+        self.hanging = None
+        self._heard = time.monotonic()
+
+    @property
+    def silent(self):
+        """Whether it may hang."""
+        return time.monotonic() - self._heard > _SILENCE
+
+    def hear(self):
+        """Note a sign of life."""
+        with _changed:
+            if self.silent:
+                _changed.notify_all()
+            self._heard = time.monotonic()
+
+
+class Worker:
+    """The children that work on one share, or on a pair of shares.
+
+    :param share: how messages name the share
+    :param parts: the workers of the two shares of a pair. Its children take
+                  places on both; as one that hangs does not tell on which,
+                  it is no reason to do nothing else on either.
+    """
+
+    def __init__(self, share, parts=()):
         self.share = share
-        self._stuck = []
-        self._lock = threading.Lock()
+        self._shares = (self, *parts)
+        # A share whose partner is away needs places for its own children.
+        self._places = MAX_CHILDREN // 2 if parts else MAX_CHILDREN
+        # Those that work on the share, of pairs too, and those given up.
+        self._children = []
 
     @property
     def stuck(self):
         """The ids of processes that were given up and still live."""
-        with self._lock:
-            self._stuck = [(proc, hanging) for proc, hanging in self._stuck
-                           if hanging(proc)]
-            return [pid for proc, hanging in self._stuck
-                    for pid in hanging(proc)]
+        pids = []
+        with _changed:
+            for child in list(self._children):
+                if not child.hanging:
+                    continue
+                found = child.hanging(child.proc)
+                if not found:
+                    child.worker._leave(child)
+                elif child.worker is self:
+                    pids += found
+        return pids
 
     def check(self):
         """Say whether a new child may start.
@@ -105,13 +155,63 @@ class Worker:
             raise exception.ShareUnavailable(
                 share=self.share,
                 reason='an earlier operation still hangs on it (process %s). '
-                'Look for DISCONN in "lctl get_param osc.*.ost_server_uuid '
-                'mdc.*.mds_server_uuid" and bring that server back; work '
-                'goes on by itself then.' % ', '.join(map(str, stuck)))
+                '%s' % (', '.join(map(str, stuck)), _CURE))
 
-    def run(self, func, *args, timeout, kill=True, on_progress=None,
-            **kwargs):
+    def _may_start(self, child):
+        """Whether there is a place for a child now.
+
+        :raises: ShareUnavailable while a breaker is open
+        """
+        for share in self._shares:
+            share.check()
+        if child.probe:
+            return not any(other.probe for other in self._children)
+        if any(other.silent for share in self._shares
+               for other in share._children if other.worker in self._shares):
+            return False
+        return all(
+            len([other for other in share._children if not other.probe])
+            < share._places for share in self._shares)
+
+    def _enter(self, child, timeout):
+        """Wait until there is a place for a child, and take it.
+
+        A copy may keep its place for hours, and is no reason to fail: only
+        silence ends the wait.
+
+        :raises: ShareUnavailable
+        """
+        with _changed:
+            while not _changed.wait_for(lambda: self._may_start(child),
+                                        timeout):
+                silent = sorted({other.proc.pid for share in self._shares
+                                 for other in share._children
+                                 if other.silent and other.proc})
+                if silent:
+                    raise exception.ShareUnavailable(
+                        share=self.share,
+                        reason='process %s, at work on it, gives no sign of '
+                        'life, and nothing is added to that. %s' % (
+                            ', '.join(map(str, silent)), _CURE))
+                LOG.info('A call has to wait: %(count)d operations are at '
+                         'work on share %(share)s.',
+                         {'count': len(self._children), 'share': self.share})
+            child.hear()
+            for share in self._shares:
+                share._children.append(child)
+
+    def _leave(self, child):
+        with _changed:
+            for share in self._shares:
+                share._children.remove(child)
+            _changed.notify_all()
+
+    def run(self, func, *args, timeout, kill=True, probe=False,
+            on_progress=None, **kwargs):
         """Run a function of this package in a child.
+
+        It waits for a place while too many children work on the share, or
+        one of them is silent.
 
         :param func: a module-level function of cinder_lustre; arguments and
                      result are JSON values
@@ -119,52 +219,65 @@ class Worker:
                         that reports :func:`progress` may run longer
         :param kill: whether a silent child is killed; one that is left alone
                      keeps the breaker open until it ends
+        :param probe: whether it is a look at the share itself, which waits
+                      for another such look alone
         :param on_progress: called with what the child reports
         :returns: what the function returned
         :raises: ShareUnavailable when the child stays silent, or another one
-                 is stuck; WorkerDied when it ends without an answer; whatever
-                 LustreException or OSError the function raised
+                 does or is stuck; WorkerDied when it ends without an answer;
+                 whatever LustreException or OSError the function raised
         """
-        self.check()
         request = json.dumps({
             'module': func.__module__, 'function': func.__qualname__,
             'args': args, 'kwargs': kwargs}).encode() + b'\n'
+        child = _Child(self, probe)
+        self._enter(child, timeout)
+        try:
+            answer = self._call(child, request, func.__name__, timeout, kill,
+                                on_progress)
+        finally:
+            if not child.hanging:
+                self._leave(child)
+        if answer is None:
+            raise exception.WorkerDied(
+                share=self.share,
+                reason='exit code %s' % child.proc.returncode)
+        if 'error' in answer:
+            raise self._rebuild(answer['error'])
+        return answer['result']
+
+    def _call(self, child, request, name, timeout, kill, on_progress):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                proc = subprocess.Popen(
+                child.proc = subprocess.Popen(
                     [sys.executable, '-S', '-m', __name__],
                     stdin=theirs.fileno(), stdout=theirs.fileno(), cwd='/',
                     env=dict(environment(), PYTHONPATH=_PACKAGE_PARENT),
                     start_new_session=True)
             try:
                 ours.settimeout(timeout)
-                answer = self._converse(ours, request, on_progress)
+                answer = self._converse(child, ours, request, on_progress)
             except _Silence:
-                self._give_up(proc, kill)
+                self._give_up(child, kill)
                 raise exception.ShareUnavailable(
                     share=self.share,
                     reason='%s was silent for %s seconds.' % (
-                        func.__name__, timeout)) from None
+                        name, timeout)) from None
             except BaseException:
                 # The caller's own end: the child stops when it finds the
                 # connection closed.
                 ours.close()
-                self._reap(proc, _KILL_GRACE)
+                self._reap(child, _KILL_GRACE)
                 raise
         finally:
             ours.close()
         # To close its files may take a child as long as to work on them.
-        self._reap(proc, timeout)
-        if answer is None:
-            raise exception.WorkerDied(
-                share=self.share, reason='exit code %s' % proc.returncode)
-        if 'error' in answer:
-            raise self._rebuild(answer['error'])
-        return answer['result']
+        self._reap(child, timeout)
+        return answer
 
     @staticmethod
-    def _converse(channel, request, on_progress):
+    def _converse(child, channel, request, on_progress):
         """Hand over the request and listen until there is an answer.
 
         :returns: the answer, or None when the child ends without one
@@ -184,6 +297,7 @@ class Worker:
                 chunk = b''
             if not chunk:
                 return None
+            child.hear()
             *lines, received = (received + chunk).split(b'\n')
             for line in lines:
                 message = json.loads(line)
@@ -205,31 +319,32 @@ class Worker:
                                         reason=error['traceback'])
         return cls(**error['kwargs'])
 
-    def _give_up(self, proc, kill):
+    def _give_up(self, child, kill):
         if not kill:
-            self._reap(proc, 0)
+            self._reap(child, 0)
             return
         try:
-            os.killpg(proc.pid, signal.SIGKILL)
+            os.killpg(child.proc.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         # What the child has started may hang although the child has gone.
-        self._reap(proc, _KILL_GRACE, _find_session)
+        self._reap(child, _KILL_GRACE, _find_session)
 
-    def _reap(self, proc, grace, hanging=_find_child):
+    def _reap(self, child, grace, hanging=_find_child):
         """Collect a child that is about to end, or count it as stuck."""
         deadline = time.monotonic() + grace
         pause = 0.001
         # Not proc.wait(): eventlet 0.40 has a TimeoutExpired of its own.
-        while hanging(proc):
+        while hanging(child.proc):
             if time.monotonic() >= deadline:
                 LOG.warning('Process %(pid)s, working on share %(share)s, '
                             'does not end; nothing new is started on that '
                             'share until it does.',
-                            {'pid': ', '.join(map(str, hanging(proc))),
+                            {'pid': ', '.join(map(str, hanging(child.proc))),
                              'share': self.share})
-                with self._lock:
-                    self._stuck.append((proc, hanging))
+                with _changed:
+                    child.hanging = hanging
+                    _changed.notify_all()
                 return
             time.sleep(pause)
             pause = min(2 * pause, 0.05)

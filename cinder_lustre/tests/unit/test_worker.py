@@ -184,6 +184,13 @@ class WorkerTestCase(testtools.TestCase):
         except ProcessLookupError:
             pass
 
+    def _enter(self, proc=None):
+        """Let a process count as one of the worker's."""
+        child = worker._Child(self.worker)
+        self.worker._enter(child, PATIENCE)
+        child.proc = proc
+        return child
+
     def test_breaker_knows_what_the_child_has_started(self):
         # One that no signal to the child's group reaches stands for one that
         # no signal ends.
@@ -201,7 +208,7 @@ class WorkerTestCase(testtools.TestCase):
         with child.stdout:
             pid = int(child.stdout.readline())
         self.addCleanup(self._kill, pid)
-        self.worker._give_up(child, True)
+        self.worker._give_up(self._enter(child), True)
         self.assertEqual(-signal.SIGKILL, child.poll())
         self.assertEqual([pid], self.worker.stuck)
         self._fail(exception.ShareUnavailable, functions.echo)
@@ -215,7 +222,7 @@ class WorkerTestCase(testtools.TestCase):
                                  stdout=subprocess.DEVNULL)
         self.addCleanup(child.wait)
         self.addCleanup(child.kill)
-        self.worker._reap(child, 0)
+        self.worker._reap(self._enter(child), 0)
         self.assertEqual([child.pid], self.worker.stuck)
         child.kill()
         wait_until(lambda: not self.worker.stuck)
@@ -295,6 +302,228 @@ class WorkerTestCase(testtools.TestCase):
         self.assertEqual({gate: gate for gate in gates}, results)
 
 
+class PlacesTestCase(testtools.TestCase):
+    """How many children there are, whatever hangs."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = os.path.join(
+            self.useFixture(fixtures.TempDir()).path, 'gate')
+        os.mkfifo(self.gate)
+        self.addCleanup(self._end_all)
+        self.children = set()
+        self.refused = threading.Event()
+        may_start = worker.Worker._may_start
+
+        def watch(this, child):
+            self.children.add(child)
+            result = may_start(this, child)
+            if not result:
+                self.refused.set()
+            return result
+
+        self._patch(worker.Worker, '_may_start', watch)
+
+    def _patch(self, target, name, value):
+        self.useFixture(fixtures.MockPatchObject(target, name, value))
+
+    def _end_all(self):
+        for child in self.children:
+            if child.proc:
+                WorkerTestCase._kill(child.proc.pid)
+                wait_until(lambda: child.proc.poll() is not None)
+
+    def _limit(self, count):
+        self._patch(worker, 'MAX_CHILDREN', count)
+        return worker.Worker('lustre:/testfs')
+
+    def _start(self, target, func, *args, timeout=PATIENCE, **kwargs):
+        """Run a function in a thread.
+
+        :returns: what waits for its result, or the reason of its error
+        """
+        results = []
+
+        def run():
+            try:
+                results.append(target.run(func, *args, timeout=timeout,
+                                          **kwargs))
+            except exception.LustreException as exc:
+                results.append(exc.kwargs['reason'])
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+        def wait():
+            thread.join(PATIENCE)
+            return results[0]
+
+        return wait
+
+    def _hang(self, target, **kwargs):
+        """Start a child that says nothing until the gate opens."""
+        before = self._processes()
+        wait = self._start(target, functions.wait_for, self.gate, **kwargs)
+        wait_until(lambda: self._processes() - before)
+        pid, = self._processes() - before
+        return pid, wait
+
+    def _processes(self):
+        return {child.proc.pid for child in self.children if child.proc}
+
+    def _wait_for_refusal(self):
+        """Wait until a call that was just started has to wait."""
+        self.assertTrue(self.refused.wait(PATIENCE))
+        self.refused.clear()
+
+    def test_all_hang_at_once(self):
+        one = worker.Worker('lustre:/testfs')
+        calls = [self._start(one, functions.wait_for, self.gate, timeout=1,
+                             kill=False)
+                 for __ in range(worker.MAX_CHILDREN + 4)]
+        reasons = [wait() for wait in calls]
+        self.assertEqual(worker.MAX_CHILDREN, len(self._processes()))
+        self.assertEqual(self._processes(), set(one.stuck))
+        self.assertEqual(4, len([reason for reason in reasons
+                                 if 'still hangs on it' in reason]))
+
+    def test_calls_wait_for_a_place(self):
+        one = self._limit(2)
+        hanging = [self._hang(one) for __ in range(2)]
+        third = self._start(one, functions.echo, 3)
+        self._wait_for_refusal()
+        self.assertEqual(2, len(self._processes()))
+        # Neither statistics nor other shares are concerned.
+        self.assertEqual([['x'], {}], one.run(
+            functions.echo, 'x', timeout=PATIENCE, probe=True))
+        self.assertEqual([['y'], {}], worker.Worker('lustre:/other').run(
+            functions.echo, 'y', timeout=PATIENCE))
+        pid, wait = hanging[0]
+        WorkerTestCase._kill(pid)
+        self.assertEqual('exit code -9', wait())
+        self.assertEqual([[3], {}], third())
+
+    def test_probes_take_turns(self):
+        one = worker.Worker('lustre:/testfs')
+        pid, wait = self._hang(one, probe=True)
+        second = self._start(one, functions.echo, 2, probe=True)
+        self._wait_for_refusal()
+        self.assertEqual([[1], {}], one.run(functions.echo, 1,
+                                            timeout=PATIENCE))
+        WorkerTestCase._kill(pid)
+        self.assertEqual([[2], {}], second())
+
+    def test_nothing_is_added_to_a_silent_child(self):
+        one = worker.Worker('lustre:/testfs')
+        pid, first = self._hang(one)
+        self._patch(worker, '_SILENCE', 0.1)
+        second = self._start(one, functions.echo, 2)
+        wait_until(lambda: all(child.silent for child in self.children
+                               if child.proc))
+        # It waits for its own timeout, not for that of the silent one.
+        error = self.assertRaises(exception.ShareUnavailable, one.run,
+                                  functions.echo, timeout=0.01)
+        self.assertIn('process %d, at work on it, gives no sign of life'
+                      % pid, str(error))
+        self.assertIn('bring that server back', str(error))
+        self.assertEqual([['x'], {}], one.run(
+            functions.echo, 'x', timeout=PATIENCE, probe=True))
+        with open(self.gate, 'w') as stream:
+            stream.write('go')
+        self.assertEqual('go', first())
+        self.assertEqual([[2], {}], second())
+
+    def test_breaker_ends_the_wait(self):
+        one = worker.Worker('lustre:/testfs')
+        self._patch(worker, '_SILENCE', 0.1)
+        pid, first = self._hang(one, timeout=3, kill=False)
+        wait_until(lambda: all(child.silent for child in self.children))
+        second = self._start(one, functions.echo)
+        self._wait_for_refusal()
+        self.assertIn('was silent for 3 seconds', first())
+        self.assertIn('still hangs on it (process %d)' % pid, second())
+
+    def test_sign_of_life_ends_the_wait(self):
+        one = worker.Worker('lustre:/testfs')
+        child = worker._Child(one)
+        one._enter(child, PATIENCE)
+        child._heard -= 2 * PATIENCE
+        second = self._start(one, functions.echo, 2)
+        self._wait_for_refusal()
+        child.hear()
+        self.assertEqual([[2], {}], second())
+
+    def test_child_that_reports_is_not_silent(self):
+        one = worker.Worker('lustre:/testfs')
+        self._patch(worker, '_SILENCE', 1)
+        heard = threading.Event()
+        stop = threading.Event()
+        begin = time.monotonic()
+
+        def on_progress(value):
+            if time.monotonic() - begin > 3:
+                heard.set()
+            if stop.is_set():
+                raise exception.LustreException(reason='stopped')
+
+        first = self._start(one, functions.report_until_nobody_listens,
+                            self.gate + '.marker', on_progress=on_progress)
+        self.assertTrue(heard.wait(PATIENCE))
+        self.assertEqual([[2], {}], one.run(functions.echo, 2,
+                                            timeout=PATIENCE))
+        stop.set()
+        self.assertEqual('stopped', first())
+
+    def test_pair_takes_places_on_both(self):
+        one = self._limit(2)
+        two = worker.Worker('lustre:/two')
+        pair = worker.Worker('both', [one, two])
+        first, wait = self._hang(pair)
+        # A pair leaves its shares places of their own.
+        more = self._start(pair, functions.echo, 'pair')
+        self._wait_for_refusal()
+        for each in one, two:
+            own, __ = self._hang(each)
+            self._start(each, functions.echo)
+            self._wait_for_refusal()
+            WorkerTestCase._kill(own)
+        WorkerTestCase._kill(first)
+        self.assertEqual('exit code -9', wait())
+        self.assertEqual([['pair'], {}], more())
+
+    def test_pair_that_hangs(self):
+        one = self._limit(2)
+        two = worker.Worker('lustre:/two')
+        pair = worker.Worker('both', [one, two])
+        pid, wait = self._hang(pair, timeout=1, kill=False)
+        self.assertIn('silent for 1 seconds', wait())
+        self.assertEqual(([pid], [], []), (pair.stuck, one.stuck, two.stuck))
+        self.assertRaises(exception.ShareUnavailable, pair.check)
+        # It may hang on the other share, but it keeps its place on both.
+        self.assertEqual([[1], {}], one.run(functions.echo, 1,
+                                            timeout=PATIENCE))
+        self._hang(two)
+        self._start(two, functions.echo)
+        self._wait_for_refusal()
+        self._patch(worker, '_SILENCE', -1)
+        error = self.assertRaises(exception.ShareUnavailable, two.run,
+                                  functions.echo, timeout=0.01)
+        self.assertIn(str(pid), str(error))
+        WorkerTestCase._kill(pid)
+        wait_until(lambda: not pair.stuck)
+        self.assertNotIn(pid, [child.proc.pid for child in two._children])
+
+    def test_pair_waits_for_its_shares(self):
+        one = worker.Worker('lustre:/testfs')
+        pair = worker.Worker('both', [worker.Worker('lustre:/two'), one])
+        pid, wait = self._hang(one, timeout=1, kill=False)
+        self.assertIn('silent for 1 seconds', wait())
+        error = self.assertRaises(exception.ShareUnavailable, pair.run,
+                                  functions.echo, timeout=PATIENCE)
+        self.assertIn('lustre:/testfs does not answer: an earlier operation',
+                      str(error))
+
+
 class EventletTestCase(testtools.TestCase):
     """In a process whose sockets and threads are eventlet's, as Cinder's."""
 
@@ -321,6 +550,10 @@ class EventletTestCase(testtools.TestCase):
         # The service goes on while a child waits.
         waiting = eventlet.spawn(one.run, functions.wait_for, gate,
                                  timeout=60)
+        eventlet.sleep(0.2)
+        # Another one does, too, while the child is silent.
+        worker._SILENCE = 0.1
+        second = eventlet.spawn(one.run, functions.echo, 2, timeout=60)
         eventlet.sleep(0)
         while True:
             try:
@@ -330,7 +563,7 @@ class EventletTestCase(testtools.TestCase):
                 eventlet.sleep(0.01)
         os.write(descriptor, b'go')
         os.close(descriptor)
-        answers.append(waiting.wait())
+        answers += [waiting.wait(), second.wait()]
 
         try:
             one.run(functions.wait_for, gate, timeout=0.01, kill=False)
@@ -368,6 +601,6 @@ class EventletTestCase(testtools.TestCase):
         self.assertEqual(0, result.returncode, text)
         self.assertEqual(
             [True, 'TimeoutError', 'LustreException', 'WorkerDied', 'go',
-             'wait_for was silent for 0.01 seconds.',
+             [[2], {}], 'wait_for was silent for 0.01 seconds.',
              'an earlier operation still hangs on', [[], {}]],
             json.loads(text.splitlines()[-1]))

@@ -268,8 +268,14 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def _get_mount_point_for_share(self, path):
         return self._remotefsclient.get_mount_point(path)
 
-    def _worker(self, identity):
-        return self._workers.setdefault(identity, worker.Worker(identity))
+    def _worker(self, identity, other=None):
+        """What works on a share, or on two."""
+        if other in (None, identity):
+            return self._workers.setdefault(identity, worker.Worker(identity))
+        pair = sorted((identity, other))
+        name = '%s and %s' % tuple(pair)
+        return self._workers.setdefault(name, worker.Worker(
+            name, [self._worker(each) for each in pair]))
 
     def _run(self, func, lustre_share, *args, other=None, **kwargs):
         """Run a function on the root of a mounted share, in a child.
@@ -281,16 +287,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._ensure_share_mounted(lustre_share)
         identity = self._identity(lustre_share)
         try:
-            child = self._worker(identity)
-            if other and self._identity(other) != identity:
-                # A child that hangs tells nothing about which one it is.
-                child.check()
-                self._worker(self._identity(other)).check()
-                child = self._worker('%s and %s' % (identity,
-                                                    self._identity(other)))
+            child = self._worker(identity, other and self._identity(other))
             return child.run(
                 func, self._get_mount_point_for_share(identity), *args,
                 timeout=self.configuration.lustre_operation_timeout,
+                # Statistics must not wait for what volumes are doing.
+                probe=func is mount.survey,
                 on_progress=_Progress(func, args), **kwargs)
         except (lustre_exception.VolumeBusy,
                 lustre_exception.OperationPending) as exc:

@@ -291,7 +291,7 @@ class DriverTestCase(test.TestCase):
         # The functions set it as a child of a worker may.
         self.addCleanup(os.umask, os.umask(0o022))
 
-        def in_process(worker, func, *args, timeout, kill=True,
+        def in_process(worker, func, *args, timeout, kill=True, probe=False,
                        on_progress=None, **kwargs):
             return run(func, *args, **kwargs)
 
