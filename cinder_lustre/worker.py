@@ -190,8 +190,8 @@ class Worker:
                 if silent:
                     raise exception.ShareUnavailable(
                         share=self.share,
-                        reason='process %s, at work on it, gives no sign of '
-                        'life, and nothing is added to that. %s' % (
+                        reason='process %s gives no sign of life, and '
+                        'nothing new is started meanwhile. %s' % (
                             ', '.join(map(str, silent)), _CURE))
                 LOG.info('A call has to wait: %(count)d operations are at '
                          'work on share %(share)s.',

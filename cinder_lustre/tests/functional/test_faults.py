@@ -24,6 +24,7 @@ from oslo_utils import units
 from cinder_lustre import brick
 from cinder_lustre import exception as lustre_exception
 from cinder_lustre.tests.functional import base
+from cinder_lustre import worker
 
 CONF = cfg.CONF
 # How much more than its size a volume may take.
@@ -263,6 +264,39 @@ class DeadOSTTestCase(HangTestCase):
         self.assertLess(stats['free_capacity_gb'],
                         self.stats['total_capacity_gb'] / 2)
         self.assert_recovers()
+
+    def test_bound(self):
+        """However many operations meet the dead OST, few of them hang."""
+        self.site.recover()
+        volumes = [self.create_volume(driver=self.drivers[0])
+                   for __ in range(worker.MAX_CHILDREN + 3)]
+        self.site.kill_ost(*('volume-' + volume.id for volume in volumes))
+        share = self.driver._worker(self.site.share.identity)
+        errors = []
+
+        def attach(volume):
+            error = self.assertRaises(exception.VolumeBackendAPIException,
+                                      self.connection, volume)
+            errors.append(str(error))
+
+        def serves():
+            with contextlib.suppress(exception.VolumeBackendAPIException):
+                return self.connection(self.other)
+
+        threads = [threading.Thread(target=attach, args=(volume,))
+                   for volume in volumes]
+        with self.short_timeout():
+            for thread in threads:
+                thread.start()
+            base.wait_for(serves, 'the other share serves')
+            for thread in threads:
+                thread.join()
+        self.assertEqual(len(volumes), len(errors), errors)
+        self.assertIn(len(share.stuck), range(1, worker.MAX_CHILDREN + 1))
+        self.assert_content(self.other_content, self.other)
+        self.assert_recovers()
+        for volume in volumes:
+            self.connection(volume)
 
     def test_service_goes_on(self):
         """Other threads of the service run while an operation hangs."""

@@ -311,15 +311,16 @@ class PlacesTestCase(testtools.TestCase):
             self.useFixture(fixtures.TempDir()).path, 'gate')
         os.mkfifo(self.gate)
         self.addCleanup(self._end_all)
+        # Those that asked for a place, and those that did not get it at once.
         self.children = set()
-        self.refused = threading.Event()
+        self.refused = set()
         may_start = worker.Worker._may_start
 
         def watch(this, child):
             self.children.add(child)
             result = may_start(this, child)
             if not result:
-                self.refused.set()
+                self.refused.add(child)
             return result
 
         self._patch(worker.Worker, '_may_start', watch)
@@ -371,10 +372,12 @@ class PlacesTestCase(testtools.TestCase):
     def _processes(self):
         return {child.proc.pid for child in self.children if child.proc}
 
-    def _wait_for_refusal(self):
-        """Wait until a call that was just started has to wait."""
-        self.assertTrue(self.refused.wait(PATIENCE))
-        self.refused.clear()
+    def _queue(self, target, *args, **kwargs):
+        """Run a function in a thread, where it has to wait for its place."""
+        before = set(self.children)
+        wait = self._start(target, *args, **kwargs)
+        wait_until(lambda: self.refused - before)
+        return wait
 
     def test_all_hang_at_once(self):
         one = worker.Worker('lustre:/testfs')
@@ -390,8 +393,7 @@ class PlacesTestCase(testtools.TestCase):
     def test_calls_wait_for_a_place(self):
         one = self._limit(2)
         hanging = [self._hang(one) for __ in range(2)]
-        third = self._start(one, functions.echo, 3)
-        self._wait_for_refusal()
+        third = self._queue(one, functions.echo, 3)
         self.assertEqual(2, len(self._processes()))
         # Neither statistics nor other shares are concerned.
         self.assertEqual([['x'], {}], one.run(
@@ -406,8 +408,7 @@ class PlacesTestCase(testtools.TestCase):
     def test_probes_take_turns(self):
         one = worker.Worker('lustre:/testfs')
         pid, wait = self._hang(one, probe=True)
-        second = self._start(one, functions.echo, 2, probe=True)
-        self._wait_for_refusal()
+        second = self._queue(one, functions.echo, 2, probe=True)
         self.assertEqual([[1], {}], one.run(functions.echo, 1,
                                             timeout=PATIENCE))
         WorkerTestCase._kill(pid)
@@ -417,14 +418,12 @@ class PlacesTestCase(testtools.TestCase):
         one = worker.Worker('lustre:/testfs')
         pid, first = self._hang(one)
         self._patch(worker, '_SILENCE', 0.1)
-        second = self._start(one, functions.echo, 2)
-        wait_until(lambda: all(child.silent for child in self.children
-                               if child.proc))
+        wait_until(lambda: all(child.silent for child in self.children))
+        second = self._queue(one, functions.echo, 2)
         # It waits for its own timeout, not for that of the silent one.
         error = self.assertRaises(exception.ShareUnavailable, one.run,
                                   functions.echo, timeout=0.01)
-        self.assertIn('process %d, at work on it, gives no sign of life'
-                      % pid, str(error))
+        self.assertIn('process %d gives no sign of life' % pid, str(error))
         self.assertIn('bring that server back', str(error))
         self.assertEqual([['x'], {}], one.run(
             functions.echo, 'x', timeout=PATIENCE, probe=True))
@@ -438,8 +437,7 @@ class PlacesTestCase(testtools.TestCase):
         self._patch(worker, '_SILENCE', 0.1)
         pid, first = self._hang(one, timeout=3, kill=False)
         wait_until(lambda: all(child.silent for child in self.children))
-        second = self._start(one, functions.echo)
-        self._wait_for_refusal()
+        second = self._queue(one, functions.echo)
         self.assertIn('was silent for 3 seconds', first())
         self.assertIn('still hangs on it (process %d)' % pid, second())
 
@@ -448,8 +446,7 @@ class PlacesTestCase(testtools.TestCase):
         child = worker._Child(one)
         one._enter(child, PATIENCE)
         child._heard -= 2 * PATIENCE
-        second = self._start(one, functions.echo, 2)
-        self._wait_for_refusal()
+        second = self._queue(one, functions.echo, 2)
         child.hear()
         self.assertEqual([[2], {}], second())
 
@@ -480,12 +477,10 @@ class PlacesTestCase(testtools.TestCase):
         pair = worker.Worker('both', [one, two])
         first, wait = self._hang(pair)
         # A pair leaves its shares places of their own.
-        more = self._start(pair, functions.echo, 'pair')
-        self._wait_for_refusal()
+        more = self._queue(pair, functions.echo, 'pair')
         for each in one, two:
             own, __ = self._hang(each)
-            self._start(each, functions.echo)
-            self._wait_for_refusal()
+            self._queue(each, functions.echo)
             WorkerTestCase._kill(own)
         WorkerTestCase._kill(first)
         self.assertEqual('exit code -9', wait())
@@ -503,8 +498,7 @@ class PlacesTestCase(testtools.TestCase):
         self.assertEqual([[1], {}], one.run(functions.echo, 1,
                                             timeout=PATIENCE))
         self._hang(two)
-        self._start(two, functions.echo)
-        self._wait_for_refusal()
+        self._queue(two, functions.echo)
         self._patch(worker, '_SILENCE', -1)
         error = self.assertRaises(exception.ShareUnavailable, two.run,
                                   functions.echo, timeout=0.01)

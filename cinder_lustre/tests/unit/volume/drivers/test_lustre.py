@@ -1366,6 +1366,27 @@ class CreateTestCase(DriverTestCase):
                                   self.driver.extend_volume, volume, 2)
         self.assertIn("Input/output error: '/a/file'", str(error))
 
+    def test_worker_of_two_shares(self):
+        run = self.patch('cinder_lustre.worker.Worker.run', autospec=True)
+        one, two = 'lustre:/testfs', 'lustre:/other'
+        self.patch('cinder_lustre.volume.drivers.lustre.LustreDriver.'
+                   '_ensure_share_mounted')
+        for names in (one, two), (two, one), (one, one):
+            self.driver._run(chain.copy, names[0], other=names[1])
+        there, back, alone = (call[0][0] for call in run.call_args_list)
+        self.assertIs(there, back)
+        self.assertEqual({there, alone, self.driver._worker(two)},
+                         set(there._shares))
+        self.assertIs(self.driver._worker(one), alone)
+
+    def test_statistics_wait_for_no_volume(self):
+        run = self.patch('cinder_lustre.worker.Worker.run')
+        run.return_value = {'available': 1, 'total': 2}
+        self.driver._get_available_capacity(self.driver._mounted_shares[0])
+        self.assertTrue(run.call_args[1]['probe'])
+        self.driver._run(chain.pending, self.driver._mounted_shares[0])
+        self.assertFalse(run.call_args[1]['probe'])
+
     def test_progress_of_a_copy_is_logged_now_and_then(self):
         time = self.patch('cinder_lustre.volume.drivers.lustre.time')
         time.monotonic.return_value = 0
