@@ -64,7 +64,7 @@ def checked_chain(rec, name):
     """
     path = rec.path(name)
     layer = rec.layers[name]
-    actual = checked_size(path, layer)
+    actual = checked_size(path, layer, _format_below(rec, layer))
     if actual > layer['size']:
         raise exception.SizeMismatch(
             path=path, actual=actual, expected=layer['size'],
@@ -73,13 +73,19 @@ def checked_chain(rec, name):
     while layer['parent'] is not None:
         path = rec.path(layer['parent'])
         layer = rec.layers[layer['parent']]
-        checked_size(path, layer)
+        checked_size(path, layer, _format_below(rec, layer))
     return actual
 
 
-def checked_size(path, layer):
+def _format_below(rec, layer):
+    return layer['parent'] and rec.layers[layer['parent']]['format']
+
+
+def checked_size(path, layer, backing_fmt=None):
     """The virtual size of an image that refers to nothing unexpected.
 
+    :param backing_fmt: what the image must say of the one below it, so that
+                        no program looks for itself
     :raises: RecordError when there is no such file, or it names another file
              below it than its record does, or a data file
     """
@@ -104,6 +110,13 @@ def checked_size(path, layer):
             'record to %s. Nothing was read from it; check where the file '
             'came from.' % (path, details.get('data-file') or
                             image.get('backing-filename'), layer['parent']))
+    if backing_fmt not in (None, image.get('backing-filename-format')):
+        raise exception.RecordError(
+            volume=os.path.basename(path), reason='%s calls %s, below it, a '
+            '%s image, its record a %s one. Nothing was read from it; check '
+            'where the file came from.' % (
+                path, layer['parent'], image.get('backing-filename-format'),
+                backing_fmt))
     return image['virtual-size']
 
 

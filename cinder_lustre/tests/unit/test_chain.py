@@ -1236,6 +1236,17 @@ class TrustTestCase(ChainTestCase):
         self.assert_refused(self.share.path(name))
         self.assert_gone()
 
+    @ddt.data(overlay(ONE), overlay(TWO))
+    def test_a_backing_format_that_is_not_recorded(self, name):
+        """A guest has written the header of another format into the base."""
+        self.make_chain('raw')
+        subprocess.run(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-b',
+                        {overlay(ONE): BASE}.get(name, overlay(ONE)), '-F',
+                        {overlay(ONE): 'qcow2'}.get(name, 'raw'),
+                        self.share.path(name)], check=True)
+        self.assert_refused(self.share.path(name))
+        self.assert_gone()
+
     @ddt.data(BASE, overlay(ONE), overlay(TWO))
     def test_a_data_file(self, name):
         self.make_chain('qcow2')
