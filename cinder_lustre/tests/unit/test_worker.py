@@ -437,14 +437,17 @@ class PlacesTestCase(testtools.TestCase):
         self._patch(worker, '_SILENCE', 0.1)
         pid, first = self._hang(one, timeout=3, kill=False)
         wait_until(lambda: all(child.silent for child in self.children))
-        second = self._queue(one, functions.echo)
+        second = self._queue(one, functions.echo, timeout=10 * PATIENCE)
         self.assertIn('was silent for 3 seconds', first())
         self.assertIn('still hangs on it (process %d)' % pid, second())
 
     def test_sign_of_life_ends_the_wait(self):
         one = worker.Worker('lustre:/testfs')
         child = worker._Child(one)
+        # To wait for a place is no silence.
+        child._heard -= 2 * PATIENCE
         one._enter(child, PATIENCE)
+        self.assertFalse(child.silent)
         child._heard -= 2 * PATIENCE
         second = self._queue(one, functions.echo, 2)
         child.hear()
@@ -480,8 +483,9 @@ class PlacesTestCase(testtools.TestCase):
         more = self._queue(pair, functions.echo, 'pair')
         for each in one, two:
             own, __ = self._hang(each)
-            self._queue(each, functions.echo)
+            queued = self._queue(each, functions.echo, 'own')
             WorkerTestCase._kill(own)
+            self.assertEqual([['own'], {}], queued())
         WorkerTestCase._kill(first)
         self.assertEqual('exit code -9', wait())
         self.assertEqual([['pair'], {}], more())
@@ -495,6 +499,7 @@ class PlacesTestCase(testtools.TestCase):
         self.assertEqual(([pid], [], []), (pair.stuck, one.stuck, two.stuck))
         self.assertRaises(exception.ShareUnavailable, pair.check)
         # It may hang on the other share, but it keeps its place on both.
+        self._patch(worker, '_SILENCE', 0.9)
         self.assertEqual([[1], {}], one.run(functions.echo, 1,
                                             timeout=PATIENCE))
         self._hang(two)
@@ -510,12 +515,12 @@ class PlacesTestCase(testtools.TestCase):
     def test_pair_waits_for_its_shares(self):
         one = worker.Worker('lustre:/testfs')
         pair = worker.Worker('both', [worker.Worker('lustre:/two'), one])
-        pid, wait = self._hang(one, timeout=1, kill=False)
-        self.assertIn('silent for 1 seconds', wait())
-        error = self.assertRaises(exception.ShareUnavailable, pair.run,
-                                  functions.echo, timeout=PATIENCE)
-        self.assertIn('lustre:/testfs does not answer: an earlier operation',
-                      str(error))
+        self._patch(worker, '_SILENCE', 0.1)
+        pid, wait = self._hang(one, timeout=3, kill=False)
+        wait_until(lambda: all(child.silent for child in self.children))
+        queued = self._queue(pair, functions.echo, timeout=10 * PATIENCE)
+        self.assertIn('silent for 3 seconds', wait())
+        self.assertIn('still hangs on it (process %d)' % pid, queued())
 
 
 class EventletTestCase(testtools.TestCase):
