@@ -97,25 +97,29 @@ class LustreRemoteFsClient(remotefs.RemoteFsClient):
                 share=share, path=path, reason='%s.' % exc,
                 cure='Correct the options of the share and '
                 'lustre_mount_options.') from exc
-        self._mount_in_child(parsed, path, options)
+        self._mount_in_time(parsed, path, options)
 
-    def _mount_in_child(self, parsed, path, options):
+    def _mount_in_time(self, parsed, path, options):
         child = self._workers.setdefault(parsed.identity,
                                          worker.Worker(parsed.identity))
         if child.stuck:
             raise self._silent(parsed, 'An earlier attempt to mount it still '
                                'runs (process %s)'
                                % ', '.join(map(str, child.stuck)))
-        directory, name = os.path.split(path)
         try:
             # It cannot be killed with root's rights, and ends by itself.
             child.run(mount.mount, parsed.source, path, options,
                       self._root_helper if os.geteuid() else '',
-                      os.path.join(directory, '.%s.lock' % name),
-                      self._fstypes, timeout=self._mount_timeout, kill=False)
+                      self._lock_path(path), self._fstypes,
+                      timeout=self._mount_timeout, kill=False)
         except exception.ShareUnavailable as exc:
             raise self._silent(parsed, 'Mounting it takes longer than %s '
                                'seconds' % self._mount_timeout) from exc
+
+    @staticmethod
+    def _lock_path(path):
+        directory, name = os.path.split(path)
+        return os.path.join(directory, '.%s.lock' % name)
 
     @staticmethod
     def _silent(parsed, reason):

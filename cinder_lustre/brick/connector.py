@@ -43,6 +43,8 @@ class LustreConnector(remotefs.RemoteFsConnector):
     :param conn: the connection information, for its mount_point_base
     :param expect_raw_disk: connect volumes as file-like objects that have the
                             contents of the disk, whatever the file's format
+    :param client: what mounts the shares; one with this process's settings
+                   by default
     """
 
     # What brick.register() sets for this process.
@@ -58,9 +60,10 @@ class LustreConnector(remotefs.RemoteFsConnector):
                  *args, **kwargs):
         base = (kwargs.get('lustre_mount_point_base') or
                 (kwargs.get('conn') or {}).get('mount_point_base'))
-        self._remotefsclient = client.LustreRemoteFsClient(
-            'lustre', root_helper, execute=execute,
-            lustre_mount_point_base=base, **self.client_settings)
+        self._remotefsclient = (
+            kwargs.pop('client', None) or client.LustreRemoteFsClient(
+                'lustre', root_helper, execute=execute,
+                lustre_mount_point_base=base, **self.client_settings))
         self._expect_raw_disk = kwargs.get('expect_raw_disk', False)
         # The parent's own constructor makes a client that refuses Lustre.
         super(remotefs.RemoteFsConnector, self).__init__(

@@ -20,6 +20,7 @@ or writes into a directory that is not known to be a mounted share.
 import collections
 import errno
 import fcntl
+import functools
 import logging
 import os
 import re
@@ -117,7 +118,8 @@ def check(share, path, fstypes=(), mounts=None):
                                       reason=reason, cure=cure)
 
 
-def mount(source, path, options, root_helper, lock_path, fstypes=()):
+def mount(source, path, options, root_helper, lock_path, fstypes=(),
+          run=None):
     """Mount a share, unless it is mounted; may block for minutes.
 
     :param source: the share with its NIDs
@@ -126,9 +128,12 @@ def mount(source, path, options, root_helper, lock_path, fstypes=()):
     :param root_helper: the command that gives root's rights, or ''
     :param lock_path: a local file that keeps others from mounting there
     :param fstypes: file system types that development accepts beside Lustre
+    :param run: runs a command with root's rights in another way than by
+                root_helper; returns its exit code and its messages
     :raises: MountFailed, UnusableMount
     """
     share = share_module.Share.parse(source)
+    run = run or functools.partial(_run, root_helper)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         lock = os.open(lock_path, os.O_RDONLY | os.O_CREAT, 0o644)
@@ -138,7 +143,7 @@ def mount(source, path, options, root_helper, lock_path, fstypes=()):
         fcntl.flock(lock, fcntl.LOCK_EX)
         mounts = read_mounts()
         if not mounts_on(path, mounts):
-            _mount(share, path, options, root_helper, fstypes, mounts)
+            _mount(share, path, options, run, fstypes, mounts)
         check(source, path, fstypes)
     finally:
         os.close(lock)
@@ -353,7 +358,7 @@ def _find_namesake(share, fstypes, mounts, top=None):
     return None
 
 
-def _mount(share, path, options, root_helper, fstypes, mounts):
+def _mount(share, path, options, run, fstypes, mounts):
     """Run mount(8) for a mount point that nothing is mounted on."""
     problem = _find_namesake(share, fstypes, mounts)
     if problem:
@@ -373,22 +378,15 @@ def _mount(share, path, options, root_helper, fstypes, mounts):
                     'Look whether something wrote there by mistake.',
                     {'path': path, 'count': len(hidden), 'first': hidden[0],
                      'share': share.identity})
-    command = [*shlex.split(root_helper or ''), 'mount', '-t', LUSTRE]
+    command = ['mount', '-t', LUSTRE]
     if options:
         command += ['-o', options]
     command += [share.source, path]
-    # A file, not a pipe: what mount leaves running could keep that open.
-    with tempfile.TemporaryFile() as stderr:
-        try:
-            exit_code = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=stderr,
-                stderr=stderr, cwd='/',
-                env=worker.environment()).returncode
-        except OSError as exc:
-            raise _failure(share, path, '%s cannot be run (%s).' % (
-                command[0], exc.strerror), _NOT_ROOT[1]) from exc
-        stderr.seek(0)
-        message = stderr.read(65536).decode(errors='replace')
+    try:
+        exit_code, message = run(command)
+    except OSError as exc:
+        raise _failure(share, path, '%s cannot be run (%s).' % (
+            exc.filename or command[0], exc.strerror), _NOT_ROOT[1]) from exc
     LOG.debug('%(command)s ended with exit code %(code)s: %(message)s',
               {'command': command, 'code': exit_code, 'message': message})
     # What another program has mounted meanwhile is checked by the caller.
@@ -396,6 +394,17 @@ def _mount(share, path, options, root_helper, fstypes, mounts):
         raise _failure(share, path, *explain(exit_code, message, share))
     LOG.info('Share %(share)s is mounted on %(path)s.',
              {'share': share.source, 'path': path})
+
+
+def _run(root_helper, command):
+    # A file, not a pipe: what mount leaves running could keep that open.
+    with tempfile.TemporaryFile() as stderr:
+        exit_code = subprocess.run(
+            [*shlex.split(root_helper or ''), *command],
+            stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, cwd='/',
+            env=worker.environment()).returncode
+        stderr.seek(0)
+        return exit_code, stderr.read(65536).decode(errors='replace')
 
 
 def _local_problem(exc):
