@@ -23,7 +23,9 @@ import cinder_lustre
 PACKAGE = pathlib.Path(cinder_lustre.__file__).parent
 PAGE = PACKAGE.parent / 'doc/source/admin/troubleshooting.rst'
 # Messages of other programs that the page explains.
-FOREIGN = ('Invalid InitiatorConnector protocol specified lustre',)
+FOREIGN = ('Invalid InitiatorConnector protocol specified lustre',
+           'Could not find a handler for lustre volume',
+           "Couldn't unmount …")
 
 
 def message_texts():
