@@ -35,8 +35,9 @@ import cinder_lustre
 objects.register_all()
 
 OURS = 'cinder_lustre'
-# Cinder is in none of the hosts that load these.
-SKIPPED = ('cinder_lustre.tests', 'cinder_lustre.nova')
+# Cinder is on none of the hosts that load these, nor Nova on this one.
+SKIPPED = ('cinder_lustre.tests', 'cinder_lustre.nova',
+           'cinder_lustre.cmd.nova_compute')
 
 
 def is_ours(name):
