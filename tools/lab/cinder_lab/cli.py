@@ -46,7 +46,7 @@ environment:
 
 
 def up(lab, args):
-    lifecycle.up(lab)
+    lifecycle.up(lab, args.nova)
 
 
 def down(lab, args):
@@ -194,7 +194,10 @@ def parser():
             description=text[0].upper() + text[1:] + '.', **options)
         command.set_defaults(function=function)
         return command
-    add(up, 'start the lab, or what is missing of it')
+    each = add(up, 'start the lab, or what is missing of it')
+    each.add_argument('--nova', action='store_true',
+                      help='with Nova and a host that runs instances; '
+                      'the lab keeps it')
     add(down, 'stop it; volumes and database stay')
     each = add(status, 'show services, and what lies outside the prefix')
     each.add_argument('--memory', action='store_true',

@@ -19,6 +19,7 @@ import pathlib
 import pwd
 import shutil
 import string
+import uuid
 
 from cinder_lab import host
 from cinder_lab import services
@@ -33,10 +34,19 @@ UWSGI = {
     'cinder': ('cinder.wsgi.api', 2, 1,
                'pyargv = --config-file $link/etc/cinder.conf'),
 }
+NOVA_UWSGI = {
+    'placement': ('placement.wsgi.api', 1, 2, ''),
+    'neutron': ('neutron.wsgi.api', 1, 2, ''),
+    'nova': ('nova.wsgi.osapi_compute', 1, 4, ''),
+}
 OWNED = ('backup', 'cinder/conversion', 'cinder/coordination', 'cinder/lock',
          'glance/images', 'glance/lock', 'glance/staging', 'glance/tasks',
          'keystone/credential-keys', 'keystone/fernet-keys', 'mnt',
          'rabbitmq', 'run')
+
+# libvirt's own places, which the lab's libvirtd sees below the prefix.
+LIBVIRT = ('etc', 'lib', 'log', 'cache')
+NOVA_OWNED = ('nova/instances', 'nova/lock', 'nova/mnt', 'neutron/lock')
 
 BACKEND = """[$name]
 volume_backend_name = $name
@@ -48,10 +58,15 @@ lustre_mount_point_base = $prefix/mnt/$name
 def directories(lab):
     """Make the services' directories; a former lab's user may own them."""
     user = pwd.getpwnam(lab.user)
-    for name in ('etc/rootwrap.d', 'log', *OWNED,
-                 *(f'mnt/{name}' for name in services.BACKENDS)):
+    owned = OWNED + (NOVA_OWNED if lab.nova else ())
+    nova = ('etc/nova/rootwrap.d', *(f'libvirt/{name}' for name in LIBVIRT))
+    for name in ('etc/rootwrap.d', 'log', *owned,
+                 *(f'mnt/{name}' for name in services.BACKENDS),
+                 *(nova if lab.nova else ())):
         (lab.prefix / name).mkdir(parents=True, exist_ok=True)
-    for name in {pathlib.Path(name).parts[0] for name in OWNED}:
+    if lab.nova:
+        host.ensure_directories()
+    for name in {pathlib.Path(name).parts[0] for name in owned}:
         top = lab.prefix / name
         if top.stat().st_uid != user.pw_uid:
             give(top, user)
@@ -79,10 +94,14 @@ def write_all(lab, development_fstypes):
         'module': module, 'processes': processes,
         'threads': threads, 'port': lab.port(name),
         'extra': string.Template(extra).substitute(values)})
-        for name, (module, processes, threads, extra) in UWSGI.items()}
-    for name in ('cinder.conf', 'glance-api.conf', 'keystone.conf',
-                 'rootwrap.conf'):
+        for name, (module, processes, threads, extra) in (
+            UWSGI | (NOVA_UWSGI if lab.nova else {})).items()}
+    for name in ('cinder.conf', 'glance-api.conf', 'keystone.conf'):
         texts[name] = _render(name, values)
+    texts['rootwrap.conf'] = _render(
+        'rootwrap.conf', values | {'filters': f'{lab.link}/etc/rootwrap.d'})
+    if lab.nova:
+        texts |= _nova_texts(lab, values)
     for name in ('mariadb.cnf', 'rabbitmq.conf'):
         texts[name] = _render(name, values | {
             'port': lab.port(name.partition('.')[0]),
@@ -92,8 +111,11 @@ def write_all(lab, development_fstypes):
         lab, sum(services.stages(lab), []))
     for name, text in texts.items():
         state.write(etc / name, text, mode=0o640, group=group)
-    host.ensure_sudoers(lab, _render('sudoers', values))
-    _write_filters(lab)
+    host.ensure_sudoers(lab, _render('sudoers', values) + (
+        _render('sudoers-nova', values) if lab.nova else ''))
+    _write_filters(lab, 'etc/rootwrap.d', ('cinder', 'os-brick'))
+    if lab.nova:
+        _write_filters(lab, 'etc/nova/rootwrap.d', ('nova',))
     _write_keys(lab)
     return hashlib.sha256(repr(texts).encode()).hexdigest()
 
@@ -115,6 +137,10 @@ def _values(lab, development_fstypes):
                          f'@127.0.0.1:{lab.port("rabbitmq")}/',
         'database_url': f'mysql+pymysql://lab:{lab.secret("database")}'
                         f'@127.0.0.1:{lab.port("mariadb")}',
+        'placement_url': lab.url('placement'),
+        'neutron_url': lab.url('neutron'),
+        # Fixed for a lab: libvirt's machine is the lab, not the host.
+        'host_uuid': uuid.uuid5(uuid.NAMESPACE_URL, str(lab.prefix)),
         'development_fstypes': development_fstypes,
         'backends': ','.join(services.BACKENDS),
         # Keystone chooses them: they are unknown before its first start.
@@ -127,12 +153,26 @@ def _values(lab, development_fstypes):
     return values
 
 
-def _write_filters(lab):
-    """Rootwrap's filters: Cinder's, os-brick's and our own."""
-    target = lab.prefix / 'etc/rootwrap.d'
+def _nova_texts(lab, values):
+    """The files of the profile "nova"."""
+    texts = {name: _render(name, values)
+             for name in ('placement.conf', 'neutron.conf')}
+    texts['nova/nova.conf'] = _render('nova.conf', values)
+    texts['nova/api-paste.ini'] = (
+        lab.venv / 'etc/nova/api-paste.ini').read_text()
+    texts['nova/rootwrap.conf'] = _render('rootwrap.conf', values | {
+        'filters': f'{lab.link}/etc/nova/rootwrap.d'})
+    texts['libvirtd.conf'] = _render('libvirtd.conf', values)
+    texts['../libvirt/etc/qemu.conf'] = _render('qemu.conf', values)
+    return texts
+
+
+def _write_filters(lab, directory, owners):
+    """Rootwrap's filters: the packages' and our own."""
+    target = lab.prefix / directory
     for source in (*lab.venv.glob('etc/*/rootwrap.d/*.filters'),
                    *state.CHECKOUT.glob('etc/cinder/rootwrap.d/*.filters')):
-        if source.parts[-3] in ('cinder', 'os-brick'):
+        if source.parts[-3] in owners:
             shutil.copyfile(source, target / source.name)
 
 

@@ -23,6 +23,13 @@ from cinder_lab import commands
 from cinder_lab import state
 
 
+# Where libvirtd keeps its state; the daemon's package alone brings none.
+LIBVIRT = tuple(map(pathlib.Path, (
+    '/etc/libvirt', '/run/libvirt', '/var/cache/libvirt', '/var/lib/libvirt',
+    '/var/log/libvirt')))
+MARK = '.cinder-lustre-lab'
+
+
 def sudoers_file(base):
     return pathlib.Path(f'/etc/sudoers.d/cinder-lustre-lab-{base}')
 
@@ -71,6 +78,23 @@ def remove(base):
     except KeyError:
         pass
     (state.REGISTRY / str(base)).unlink(missing_ok=True)
+
+
+def ensure_directories():
+    """Mount points for the lab's libvirtd, and for it alone."""
+    for path in LIBVIRT:
+        if not path.exists():
+            path.mkdir()
+            (path / MARK).touch()
+
+
+def remove_directories():
+    """Take back what ensure_directories made, once no lab is left."""
+    for path in LIBVIRT:
+        if (path / MARK).exists():
+            (path / MARK).unlink()
+            if not os.listdir(path):
+                path.rmdir()
 
 
 def abandoned():

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 
+from cinder_lab import compute
 from cinder_lab import config
 from cinder_lab import host
 from cinder_lab import openstack
@@ -30,10 +31,12 @@ from cinder_lab import supervisor
 from cinder_lab import venv
 
 
-def up(lab):
+def up(lab, nova=False):
     """Bring everything up, from whatever state the lab is in."""
     need_root()
     lab.create()
+    if nova:
+        lab.put('nova', True)
     report.say(f'lab in {lab.prefix}, ports from {lab.base}')
     with state.locked(lab.prefix):
         shares = storage.Shares(lab)
@@ -54,6 +57,8 @@ def up(lab):
             _start_supervisor(lab, control)
             lab.put('running', digest)
         _start_services(lab, control, shares)
+        if lab.nova:
+            _start_nova(lab, control)
         report.say(f'up. "{state.CHECKOUT}/tools/lab/lab shell" gives a '
                    f'shell with the openstack client')
 
@@ -61,14 +66,14 @@ def up(lab):
 def _install(lab):
     (lab.prefix / 'log').mkdir(exist_ok=True)
     with report.step('packages') as notes:
-        notes += packages.install(lab.log('packages'))
+        notes += packages.install(lab.log('packages'), lab.nova)
     with report.step('Python environment') as notes:
         notes += venv.Venv(lab).ensure()
 
 
 def _configure(lab, shares):
     """Write the configuration; return a digest of all that it rests on."""
-    return lab.get('venv_pins') + config.write_all(
+    return lab.get('venv_pins') + str(lab.get('venv_nova')) + config.write_all(
         lab, shares.development_fstypes) + repr(shares.given)
 
 
@@ -97,7 +102,7 @@ def _start_supervisor(lab, control):
 
 
 def _start_services(lab, control, shares):
-    basis, identity, rest_of_it = services.stages(lab)
+    basis, identity, rest_of_it = services.core(lab)
     since = int(time.time())
     with report.step('MariaDB, RabbitMQ, memcached'):
         # The broker brings a port mapper of its own if ours is not there.
@@ -130,6 +135,27 @@ def _start_services(lab, control, shares):
         _await_reports(lab, control, since if fresh else 0)
 
 
+def _start_nova(lab, control):
+    apis, machine = services.nova_apis(lab), services.nova_host(lab)
+    if lab.get('schemas_nova') != lab.get('venv_nova'):
+        with report.step("nova's database schemas"):
+            compute.bring_schemas_up(lab)
+        lab.put('schemas_nova', lab.get('venv_nova'))
+    with report.step("nova's APIs"):
+        # libvirtd only sees what is mounted below what is shared by then.
+        compute.share_mounts(lab)
+        _start(control, apis + machine[:1])
+        for name in ('placement', 'nova'):
+            control.wait(name, rest.answers(lab.url(name) + '/'))
+        compute.warm_neutron(lab)
+    with report.step('nova-compute'):
+        _start(control, machine)
+        compute.discover_host(lab)
+        compute.create_flavor(lab)
+    with report.step('guest image') as notes:
+        notes += compute.provide_guest(lab)
+
+
 def _start(control, programs, wait=True):
     control.launch(*(program.name for program in programs))
     for program in programs if wait else ():
@@ -158,6 +184,10 @@ def _stop(lab, control):
     """End every process of the lab, services before what they stand on."""
     if control.alive():
         for stage in reversed(services.stages(lab)):
+            # Guests outlive nova-compute; their disks are unmounted soon.
+            if 'nova-compute' in [program.name for program in stage]:
+                control.stop('nova-compute')
+                processes.end(lab.base, 0, processes.is_guest)
             control.stop(*(program.name for program in stage))
         control.shutdown()
         patience = 20
@@ -198,6 +228,7 @@ def clean(lab):
             host.remove(base)
     if state.REGISTRY.is_dir() and not os.listdir(state.REGISTRY):
         storage.standin('uninstall')
+        host.remove_directories()
         state.REGISTRY.rmdir()
 
 

@@ -24,6 +24,10 @@ from cinder_lab import rest
 from cinder_lab import services
 
 DATABASES = ('keystone', 'glance', 'cinder')
+# User and service, its type, and the path of its endpoint.
+SERVICES = (('glance', 'image', ''), ('cinder', 'block-storage', '/v3'))
+NOVA_SERVICES = (('placement', 'placement', ''), ('neutron', 'network', ''),
+                 ('nova', 'compute', '/v2.1'))
 ENCRYPTED = 'lustre-encrypted'
 # Volume type: its extra specs.
 TYPES = {
@@ -48,7 +52,7 @@ def create_database_server(lab):
         shutil.rmtree(draft)
     draft.mkdir()
     shutil.chown(draft, lab.user, lab.user)
-    _start(lab, 'mariadb', 'mariadb-install-db', '--no-defaults',
+    launch(lab, 'mariadb', 'mariadb-install-db', '--no-defaults',
            f'--datadir={lab.link}/mariadb.draft', '--skip-test-db',
            '--skip-name-resolve',
            '--auth-root-authentication-method=socket').wait()
@@ -56,11 +60,11 @@ def create_database_server(lab):
     draft.rename(final)
 
 
-def create_databases(lab):
+def create_databases(lab, names=DATABASES):
     password = lab.secret('database')
     statements = [f"CREATE USER IF NOT EXISTS lab@'127.0.0.1' "
                   f"IDENTIFIED BY '{password}';"]
-    for name in DATABASES:
+    for name in names:
         statements += [
             f'CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb3;',
             f"GRANT ALL ON {name}.* TO lab@'127.0.0.1';"]
@@ -74,20 +78,20 @@ def bring_schemas_up(lab):
     keystone = ('keystone-manage', f'{lab.venv}/bin/keystone-manage',
                 f'--config-file={lab.link}/etc/keystone.conf')
     migrations = [
-        _start(lab, *keystone, 'db_sync'),
-        _start(lab, 'glance-manage', f'{lab.venv}/bin/glance-manage',
+        launch(lab, *keystone, 'db_sync'),
+        launch(lab, 'glance-manage', f'{lab.venv}/bin/glance-manage',
                f'--config-file={lab.link}/etc/glance-api.conf', 'db_sync'),
-        _start(lab, 'cinder-manage', f'{lab.venv}/bin/cinder-manage',
+        launch(lab, 'cinder-manage', f'{lab.venv}/bin/cinder-manage',
                f'--config-file={lab.link}/etc/cinder.conf', 'db', 'sync')]
     for migration in migrations:
         migration.wait()
-    _start(lab, *keystone, 'bootstrap', '--bootstrap-region-id=RegionOne',
+    launch(lab, *keystone, 'bootstrap', '--bootstrap-region-id=RegionOne',
            *(f'--bootstrap-{kind}-url={lab.url("keystone")}/v3'
              for kind in ('public', 'internal')),
            OS_BOOTSTRAP_PASSWORD=lab.secret('admin')).wait()
 
 
-def _start(lab, log, *command, **environment):
+def launch(lab, log, *command, **environment):
     """Start a command as the services' user."""
     return commands.Logged(
         lab.log(log), *command, user=lab.user, group=lab.user,
@@ -112,9 +116,8 @@ def fill_catalog(lab):
 
     project = find('project', {'name': 'service', 'domain_id': 'default'})
     roles = [find('role', {'name': name}) for name in ('admin', 'service')]
-    for name, kind, url in (
-            ('glance', 'image', lab.url('glance')),
-            ('cinder', 'block-storage', lab.url('cinder') + '/v3')):
+    entries = SERVICES + (NOVA_SERVICES if lab.nova else ())
+    for name, kind, path in entries:
         user = find('user', {'name': name, 'domain_id': 'default'},
                     password=lab.secret('service'))
         for role in roles:
@@ -123,7 +126,8 @@ def fill_catalog(lab):
         service = find('service', {'type': kind, 'name': name})
         for interface in ('public', 'internal'):
             find('endpoint', {'service_id': service, 'interface': interface,
-                              'region_id': 'RegionOne'}, url=url)
+                              'region_id': 'RegionOne'},
+                 url=lab.url(name) + path)
     # Nobody ever logs in as that user, so it has no password.
     return [find(kind, {'name': 'cinder-internal', 'domain_id': 'default'})
             for kind in ('project', 'user')]

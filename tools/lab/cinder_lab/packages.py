@@ -33,6 +33,12 @@ class Distribution:
 
     packages: tuple
     environment: dict
+    # The profile "nova" too; bindep.txt has them for those who look there.
+    # libvirt without the daemon's units, users and networks; PyPI has its
+    # Python binding only as a source.
+    nova: tuple = ('gcc', 'libvirt-daemon', 'libvirt-daemon-driver-qemu',
+                   'libvirt-dev', 'pkg-config', 'python3-dev',
+                   'qemu-system-x86')
 
 
 def distribution(os_release):
@@ -94,12 +100,12 @@ def missing(wanted):
     return [name for name in wanted if name not in installed]
 
 
-def install(log):
+def install(log, nova=False):
     """Install what is missing; return its names."""
     here = distribution(pathlib.Path('/etc/os-release').read_text())
     with state.locked(state.REGISTRY):
         restore_policy()
-        wanted = missing(here.packages)
+        wanted = missing(here.packages + (here.nova if nova else ()))
         if not wanted:
             return []
         environment = os.environ | here.environment

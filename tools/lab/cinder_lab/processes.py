@@ -68,11 +68,17 @@ def command(pid):
     return b' '.join(words).decode(errors='replace').strip()[:100]
 
 
-def end(base, patience=20):
+def is_guest(pid):
+    return 'qemu-system' in command(pid).split(' ')[0]
+
+
+def end(base, patience=20, which=lambda pid: True):
     """Wait for all of them, then ask, then kill; fail if any stays."""
+    def remaining():
+        return [pid for pid in of(base) if which(pid)]
     for number, seconds in ((None, patience), (signal.SIGTERM, 10),
                             (signal.SIGKILL, 60)):
-        pids = of(base)
+        pids = remaining()
         if number and pids:
             report.say(f'still running, sending {number.name}: '
                        + ', '.join(f'{p} {command(p)}' for p in pids))
@@ -82,14 +88,14 @@ def end(base, patience=20):
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + seconds
-        while of(base):
+        while remaining():
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
         else:
             return
     raise report.LabError('these processes survive SIGKILL: ' + ', '.join(
-        f'{pid} ({stat(pid)[0]}) {command(pid)}' for pid in of(base)))
+        f'{pid} ({stat(pid)[0]}) {command(pid)}' for pid in remaining()))
 
 
 def memory(pid):

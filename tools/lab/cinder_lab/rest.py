@@ -64,6 +64,18 @@ class Client:
             method, f'{self._lab.url("cinder")}/v3/{self.project}{path}',
             body)
 
+    def nova(self, method, path, body=None):
+        return self._call(method, self._lab.url('nova') + '/v2.1' + path,
+                          body)
+
+    def neutron(self, method, path, body=None):
+        return self._call(method, self._lab.url('neutron') + '/v2.0' + path,
+                          body)
+
+    def glance(self, method, path, body=None):
+        return self._call(method, self._lab.url('glance') + '/v2' + path,
+                          body)
+
     def _call(self, method, url, body):
         if not self._token:
             self.login()
@@ -71,13 +83,16 @@ class Client:
         return self._send(method, url, body)[1]
 
     def _send(self, method, url, body):
-        headers = {'Content-Type': 'application/json',
+        raw = isinstance(body, bytes)
+        headers = {'Content-Type': 'application/octet-stream' if raw
+                   else 'application/json',
                    'OpenStack-API-Version': 'volume 3.70'}
         if self._token:
             headers['X-Auth-Token'] = self._token
         request = urllib.request.Request(
             url, method=method, headers=headers,
-            data=None if body is None else json.dumps(body).encode())
+            data=body if raw or body is None
+            else json.dumps(body).encode())
         try:
             with OPENER.open(request, timeout=180) as answer:
                 return answer.headers, json.loads(answer.read() or 'null')

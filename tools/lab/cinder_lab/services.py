@@ -14,11 +14,14 @@
 
 import dataclasses
 import glob
+import os
 import typing
 
 from cinder_lab import report
+from cinder_lab import state
 from cinder_lab import supervisor
 
+LIBVIRTD = state.CHECKOUT / 'tools/lab/libvirt/libvirtd'
 BACKENDS = ('lustre1', 'lustre2')
 
 
@@ -28,12 +31,14 @@ class Program:
 
     :param probe: tells whether it answers, or None if the API has to be
         asked
+    :param user: who runs it, or None for the lab's user
     """
 
     name: str
     command: str
     probe: typing.Optional[typing.Callable] = None
     environment: dict = dataclasses.field(default_factory=dict)
+    user: typing.Optional[str] = None
 
 
 def infrastructure(lab):
@@ -94,7 +99,11 @@ def uwsgi(lab, name):
                          f'{lab.link}/etc/uwsgi-{name}.ini',
                    supervisor.accepts(lab.port(name)),
                    {'OS_KEYSTONE_CONFIG_DIR': f'{lab.link}/etc',
-                    'OS_GLANCE_CONFIG_DIR': f'{lab.link}/etc'})
+                    'OS_GLANCE_CONFIG_DIR': f'{lab.link}/etc',
+                    'OS_PLACEMENT_CONFIG_DIR': f'{lab.link}/etc',
+                    'OS_NEUTRON_CONFIG_DIR': f'{lab.link}/etc',
+                    'OS_NEUTRON_CONFIG_FILES': 'neutron.conf',
+                    'OS_NOVA_CONFIG_DIR': f'{lab.link}/etc/nova'})
 
 
 def identity(lab):
@@ -109,6 +118,42 @@ def openstack(lab):
               for name in ('scheduler', 'volume', 'backup'))]
 
 
+def nova_apis(lab):
+    """What the profile "nova" needs before a host can join."""
+    return [uwsgi(lab, name) for name in ('placement', 'neutron', 'nova')] + [
+        Program(f'nova-{name}',
+                f'{lab.venv}/bin/python {lab.venv}/bin/nova-{name} '
+                f'--config-file {lab.link}/etc/nova/nova.conf')
+        for name in ('conductor', 'scheduler')]
+
+
+def nova_host(lab):
+    """The host that runs instances."""
+    socket = lab.link / 'run/libvirt/libvirt-sock'
+    return [
+        Program('libvirtd',
+                f'/usr/bin/unshare --mount --propagation slave '
+                f'{LIBVIRTD} {lab.link}', supervisor.has_socket(socket),
+                user='root'),
+        Program('nova-compute',
+                f'{lab.venv}/bin/python {lab.venv}/bin/{nova_compute(lab)} '
+                f'--config-file {lab.link}/etc/nova/nova.conf')]
+
+
+def nova_compute(lab):
+    """The command of nova-compute: ours, if this checkout has it."""
+    wanted = os.environ.get('LAB_NOVA_COMPUTE') or lab.get('nova_compute')
+    if wanted:
+        return wanted
+    ours = 'nova-compute-lustre'
+    return ours if (lab.venv / 'bin' / ours).exists() else 'nova-compute'
+
+
+def core(lab):
+    """All programs without a profile, in the order they can start."""
+    return [infrastructure(lab), identity(lab), openstack(lab)]
+
+
 def stages(lab):
     """All programs, in the order in which they can start."""
-    return [infrastructure(lab), identity(lab), openstack(lab)]
+    return core(lab) + ([nova_apis(lab), nova_host(lab)] if lab.nova else [])

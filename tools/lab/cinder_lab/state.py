@@ -28,7 +28,7 @@ REGISTRY = pathlib.Path('/etc/cinder-lustre-lab')
 # Below the ports that the kernel gives to clients.
 BASES = range(18000, 30000, 100)
 PORTS = ('keystone', 'glance', 'cinder', 'mariadb', 'rabbitmq',
-         'rabbitmq_dist', 'epmd', 'memcached')
+         'rabbitmq_dist', 'epmd', 'memcached', 'placement', 'neutron', 'nova')
 
 
 def open_to_others(path):
@@ -201,6 +201,11 @@ class Lab:
     @property
     def venv(self):
         return self.link / 'venv'
+
+    @property
+    def nova(self):
+        """Whether the lab has the profile "nova"; it keeps it."""
+        return bool(self.get('nova'))
 
     def port(self, name):
         return self.base + PORTS.index(name)

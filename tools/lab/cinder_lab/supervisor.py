@@ -65,7 +65,7 @@ def configuration(lab, programs):
         sections.append((f'program:{program.name}', {
             'command': program.command,
             'environment': variables,
-            'user': lab.user,
+            'user': program.user or lab.user,
             'directory': run,
             'autostart': 'false',
             'autorestart': 'true',

@@ -79,11 +79,16 @@ class Venv:
         project = digest(*(state.CHECKOUT / name for name in PROJECT_FILES))
         done = []
         if self._lab.get('venv_pins') != pins or not self._usable():
-            self._lab.forget('venv_pins', 'venv_project')
+            self._lab.forget('venv_pins', 'venv_project', 'venv_nova')
             self._create()
-            self._install()
+            self._install('requirements.txt')
             self._lab.put('venv_pins', pins)
             done.append('packages')
+        nova = digest(LAB / 'requirements-nova.txt')
+        if self._lab.nova and self._lab.get('venv_nova') != nova:
+            self._install('requirements-nova.txt')
+            self._lab.put('venv_nova', nova)
+            done.append("nova's packages")
         # A copy, made each time, if the services cannot reach the checkout.
         editable = state.open_to_others(state.CHECKOUT)
         if self._lab.get('venv_project') != project or not editable:
@@ -104,8 +109,8 @@ class Venv:
         self._run('/usr/bin/python3', '-m', 'venv', str(self._lab.venv))
         self._pip('uv')
 
-    def _install(self):
-        requirements = ('-r', str(LAB / 'requirements.txt'))
+    def _install(self, name):
+        requirements = ('-r', str(LAB / name))
         options, environment = uv_arguments(
             commands.run(self._python, '-m', 'pip', 'config', 'list'))
         try:

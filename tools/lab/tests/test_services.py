@@ -38,7 +38,8 @@ class ConfigurationTestCase(testtools.TestCase):
 
     def test_templates_name_only_known_values(self):
         values = config._values(self.lab, 'ext4') | dict.fromkeys(
-            ('port', 'password', 'module', 'processes', 'threads', 'extra'),
+            ('port', 'password', 'module', 'processes', 'threads', 'extra',
+             'filters'),
             'x')
         for path in config.TEMPLATES.iterdir():
             text = string.Template(path.read_text()).substitute(values)
