@@ -54,6 +54,14 @@ lustre_shares_config = $link/etc/shares-$name
 lustre_mount_point_base = $prefix/mnt/$name
 """
 
+NOVA_DATABASES = """[api_database]
+connection = $database_url/nova_api
+
+[database]
+connection = $database_url/nova
+
+"""
+
 
 def directories(lab):
     """Make the services' directories; a former lab's user may own them."""
@@ -157,7 +165,11 @@ def _nova_texts(lab, values):
     """The files of the profile "nova"."""
     texts = {name: _render(name, values)
              for name in ('placement.conf', 'neutron.conf')}
-    texts['nova/nova.conf'] = _render('nova.conf', values)
+    databases = string.Template(NOVA_DATABASES).substitute(values)
+    # nova-compute says that it may not know the database.
+    for name, sections in (('nova', databases), ('nova-compute', '')):
+        texts[f'nova/{name}.conf'] = _render(
+            'nova.conf', values | {'databases': sections})
     texts['nova/api-paste.ini'] = (
         lab.venv / 'etc/nova/api-paste.ini').read_text()
     texts['nova/rootwrap.conf'] = _render('rootwrap.conf', values | {

@@ -137,7 +137,7 @@ def nova_host(lab):
                 user='root'),
         Program('nova-compute',
                 f'{lab.venv}/bin/python {lab.venv}/bin/{nova_compute(lab)} '
-                f'--config-file {lab.link}/etc/nova/nova.conf')]
+                f'--config-file {lab.link}/etc/nova/nova-compute.conf')]
 
 
 def nova_compute(lab):
