@@ -440,19 +440,18 @@ def print_table(report):
         row[2] for row in report)))
 
 
-def main():
-    parser = argparse.ArgumentParser(prog='lab demo', description=__doc__)
-    parser.add_argument('--format', choices=('raw', 'qcow2'), action='append',
-                        help='only volumes of this format')
-    args = parser.parse_args()
+def execute(run):
+    """Run a demonstration; return the exit code.
+
+    :param run: takes a connection and the list of what was done
+    """
     brick.register(filter(None, os.environ.get(
         'LAB_DEVELOPMENT_FSTYPES', '').split(',')))
     before = files_on_shares()
     report = []
     try:
         with openstack.connect() as cloud:
-            for fmt in args.format or ('raw', 'qcow2'):
-                Demo(cloud, fmt, report).run()
+            run(cloud, report)
     except (DemoError, openstack.exceptions.SDKException) as exc:
         print('\nThe demonstration failed: %s' % exc, file=sys.stderr)
         return 1
@@ -461,6 +460,18 @@ def main():
     leftovers = sorted(files_on_shares() - before)
     print('\nLeft on the shares: %s' % (', '.join(leftovers) or 'nothing'))
     return 0 if check_shares() and not leftovers else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='lab demo', description=__doc__)
+    parser.add_argument('--format', choices=('raw', 'qcow2'), action='append',
+                        help='only volumes of this format')
+    args = parser.parse_args()
+
+    def run(cloud, report):
+        for fmt in args.format or ('raw', 'qcow2'):
+            Demo(cloud, fmt, report).run()
+    return execute(run)
 
 
 if __name__ == '__main__':

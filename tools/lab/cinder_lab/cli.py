@@ -149,12 +149,17 @@ def shell(lab, args):
 
 
 def demo(lab, args):
-    lifecycle.up(lab)
+    lifecycle.up(lab, args.nova)
+    program = [str(venv.LAB / 'nova_demo.py')] if args.nova else [
+        str(venv.LAB / 'demo.py'),
+        *(f'--format={fmt}' for fmt in args.format or ())]
     # The demonstration looks at the shares only to check what is there.
     directories = storage.mounts(lab.prefix / 'mnt')
     return _execute(
-        lab, [str(lab.venv / 'bin/python'), str(venv.LAB / 'demo.py'),
-              *(f'--format={fmt}' for fmt in args.format or ())],
+        lab, [str(lab.venv / 'bin/python'), *program],
+        LAB_COMMAND=str(venv.LAB / 'lab'),
+        LAB_SHARE_FILES=':'.join(str(lab.prefix / f'etc/shares-{name}')
+                                 for name in services.BACKENDS),
         LAB_CINDER_CONF=str(lab.prefix / 'etc/cinder.conf'),
         LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
@@ -212,8 +217,11 @@ def parser():
     each.add_argument('command', nargs=argparse.REMAINDER)
     add(env, 'print the environment of "shell" for eval')
     each = add(demo, 'run the demonstration on real data, after "up"')
+    each = each.add_mutually_exclusive_group()
     each.add_argument('--format', choices=('raw', 'qcow2'), action='append',
                       help='only volumes of this format')
+    each.add_argument('--nova', action='store_true',
+                      help='with servers that use the volumes, and Nova')
     add(bad_input, 'break a share in every known way, and see what happens')
     each = add(dead_ost, 'let the OST of a volume die, and see what goes on')
     each.add_argument('--minutes', type=float, default=5,

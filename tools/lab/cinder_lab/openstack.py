@@ -36,6 +36,8 @@ TYPES = {
     **{name: {'volume_backend_name': name} for name in services.BACKENDS},
     **{f'{name}-{fmt}': {'volume_backend_name': name, 'lustre:format': fmt}
        for name in services.BACKENDS for fmt in ('raw', 'qcow2')},
+    'lustre-multiattach': {'lustre:format': 'raw',
+                           'multiattach': '<is> True'},
     ENCRYPTED: {'lustre:format': 'raw'},
 }
 ENCRYPTION = {'provider': 'luks', 'cipher': 'aes-xts-plain64',
