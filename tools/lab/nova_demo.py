@@ -78,7 +78,8 @@ class NovaDemo(demo.Demo):
         return server
 
     def image(self):
-        return next(self.glance.images(name='lab-guest', sort='created_at:desc'))
+        return next(self.glance.images(name='lab-guest',
+                                       sort='created_at:desc'))
 
     def wait_for_server(self, server):
         # Without the fetch, the status before the request would do.
