@@ -68,8 +68,9 @@ class NovaDemo(demo.Demo):
 
     def boot(self, **source):
         """Start a server, and wait until its guest runs."""
+        self.serial += 1
         server = self.nova.create_server(
-            name='demo-%d' % len(self.servers), networks='none',
+            name='demo-nova-%d' % self.serial, networks='none',
             flavor_id=self.nova.find_flavor('lab').id, **source)
         self.servers.append(server)
         self.wait_for_server(server)
@@ -248,6 +249,8 @@ class NovaDemo(demo.Demo):
         with self.step('detach it from one, the other goes on'):
             self.detach(server, shared)
             self.prove(second, shared)
+        with self.step('delete the first server'):
+            self.delete_servers(server)
         with self.step('boot from a volume'):
             root = self.create_disk('lustre-qcow2', image_id=self.image().id)
             third = self.boot(block_device_mapping=[{
@@ -289,14 +292,18 @@ class NovaDemo(demo.Demo):
             self.prove(server, disks[0])
 
     def delete_all(self):
-        for server in self.servers:
-            self.nova.delete_server(server)
-        for server in self.servers:
-            self.nova.wait_for_delete(server, interval=0.5,
-                                      wait=demo.TIMEOUT)
+        self.delete_servers(*self.servers)
         for disk in self.disks:
             self.wait_for(disk.volume)
             self.delete(disk.volume, self.cinder.delete_volume)
+
+    def delete_servers(self, *servers):
+        for server in servers:
+            self.nova.delete_server(server)
+        for server in servers:
+            self.nova.wait_for_delete(server, interval=0.5,
+                                      wait=demo.TIMEOUT)
+            self.servers.remove(server)
 
 
 if __name__ == '__main__':
