@@ -252,7 +252,10 @@ class NovaDemo(demo.Demo):
         with self.step('delete the first server'):
             self.delete_servers(server)
         with self.step('boot from a volume'):
-            root = self.create_disk('lustre-qcow2', image_id=self.image().id)
+            image = self.image()
+            root = self.create_disk('lustre-qcow2', image_id=image.id)
+            # Deleted with the rest, so that nothing is left.
+            self.disks.append(Disk(self.find_cached(image, root.volume)))
             third = self.boot(block_device_mapping=[{
                 'boot_index': 0, 'uuid': root.volume.id,
                 'source_type': 'volume', 'destination_type': 'volume'}])
