@@ -39,7 +39,7 @@ class ConfigurationTestCase(testtools.TestCase):
     def test_templates_name_only_known_values(self):
         values = config._values(self.lab, 'ext4') | dict.fromkeys(
             ('port', 'password', 'module', 'processes', 'threads', 'extra',
-             'filters'),
+             'filters', 'databases'),
             'x')
         for path in config.TEMPLATES.iterdir():
             text = string.Template(path.read_text()).substitute(values)
@@ -54,6 +54,22 @@ class ConfigurationTestCase(testtools.TestCase):
         self.assertEqual(
             'ext4,fuse.lustre',
             parsed['backend_defaults']['lustre_development_fstypes'])
+
+    def test_only_the_host_of_instances_has_no_database(self):
+        venv = self.lab.prefix / 'venv'
+        (venv / 'etc/nova').mkdir(parents=True)
+        (venv / 'etc/nova/api-paste.ini').touch()
+        self.useFixture(fixtures.MockPatchObject(state.Lab, 'venv', venv))
+        texts = config._nova_texts(
+            self.lab, config._values(self.lab, 'ext4,fuse.lustre'))
+        databases = {'api_database', 'database'}
+        for name, found in (('nova', databases), ('nova-compute', set())):
+            parsed = configparser.ConfigParser()
+            parsed.read_string(texts[f'nova/{name}.conf'])
+            self.assertEqual(found, databases & set(parsed.sections()))
+            self.assertEqual(
+                'ext4,fuse.lustre',
+                parsed['libvirt']['lustre_development_fstypes'])
 
     def test_owner_of_cached_images_comes_later(self):
         parsed = configparser.ConfigParser()
