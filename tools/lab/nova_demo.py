@@ -30,7 +30,8 @@ import demo
 LINE = re.compile(
     r'^LAB (?P<disk>vd\w+) volume=(?P<serial>\S+) size=(?P<size>\d+) '
     r'generation=(?P<generation>\d+) sum=\S+ owner=(?P<owner>\S+) '
-    r'(?P<outcome>\w+)\r?$', re.MULTILINE)
+    # A line that has not come to its end says nothing yet.
+    r'(?P<outcome>\w+)\r?\n', re.MULTILINE)
 # The guest sees that much of a volume's id.
 SERIAL = 20
 # The console is read anew this often (seconds).
