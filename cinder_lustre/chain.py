@@ -521,9 +521,12 @@ def opened(root, volume, mergeable=True, patient=False):
     with record.fence(root, volume, patient=patient):
         rec = record.load(root, volume)
         if rec.intent:
-            LOG.warning('Recovering volume %(volume)s from the interrupted '
-                        'operation %(intent)s.',
-                        {'volume': volume, 'intent': rec.intent})
+            # What Nova does always ends in this way.
+            LOG.log(logging.INFO if rec.intent['operation'] in _ONLINE
+                    else logging.WARNING,
+                    'Recovering volume %(volume)s from the interrupted '
+                    'operation %(intent)s.',
+                    {'volume': volume, 'intent': rec.intent})
             try:
                 _recover(rec)
             except (exception.NoSpace, exception.CommandFailed,
