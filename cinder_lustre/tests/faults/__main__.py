@@ -68,11 +68,22 @@ def state(share):
     # What a killed process leaves beside a record counts at the end only.
     return {
         'volumes': volumes,
-        'loose': {name: _digest(share.read_file(name, 'raw'))
+        'loose': {name: _digest_loose(share, name)
                   for name in loose if record.is_plain(name) and
                   not name.endswith('.info')},
         'modes': {name: os.stat(share.path(name)).st_mode & 0o7777
                   for name in share.files() if not name.endswith('.new')}}
+
+
+def _digest_loose(share, name):
+    """The content of a file that is no volume's, or not yet.
+
+    A qemu-img that is killed may have grown an image, without any harm.
+    """
+    content = share.read_file(name, 'raw')
+    if content.startswith(b'QFI\xfb'):
+        content = share.read_file(name, 'qcow2').rstrip(b'\0')
+    return _digest(content)
 
 
 def _digest(content):
