@@ -307,6 +307,7 @@ def delete_snapshot(root, volume, snapshot):
             name = rec.snapshots[snapshot]
             if _is_sole(rec, name):
                 _begin_merge(rec, snapshot, name)
+                _merge(rec)
             else:
                 _drop(rec, snapshot)
                 rec.save()
@@ -686,6 +687,7 @@ def _settle_merge(rec):
         # A guest that was killed may have left it half done.
         layers.checked_chain(rec, name)
         _begin_merge(rec, rec.intent['snapshot'], name)
+        _merge(rec)
     elif backing == name or qemu_img.is_written(rec.path(lower)):
         raise exception.OperationPending(
             volume=rec.volume, operation=_named(rec.intent),
@@ -728,8 +730,7 @@ def _collapse(rec):
         if _is_collapsible(rec, name):
             _refuse_guest(rec)
             layers.checked_chain(rec, rec.active)
-            rec.begin('merge', snapshot=None, file=name,
-                      lower=rec.layers[name]['parent'])
+            _begin_merge(rec, None, name)
             # Until the files refer to each other anew, nothing has changed.
             with _undone_on_error(rec, record.Record.finish):
                 _commit(rec)
@@ -751,7 +752,6 @@ def _tidy(rec):
 def _begin_merge(rec, snapshot, name):
     rec.begin('merge', snapshot=snapshot, file=name,
               lower=rec.layers[name]['parent'])
-    _merge(rec)
 
 
 def _merge(rec):
@@ -788,16 +788,14 @@ def _finish_merge(rec):
 def _drop_layer(rec):
     """Record that a layer is merged into the one below it, and remove it."""
     name, lower = rec.intent['file'], rec.intent['lower']
+    if rec.intent['snapshot'] is not None:
+        # Another layer may have been merged in place of its own.
+        _drop(rec, rec.intent['snapshot'])
     layer, below = rec.layers.pop(name), rec.layers[lower]
     for child in layer['children']:
         rec.layers[child]['parent'] = lower
     below['children'] = layer['children']
     below['size'] = layer['size']
-    if rec.intent['snapshot'] is not None:
-        # Another layer may have been merged in place of its own.
-        overlay = rec.snapshots.pop(rec.intent['snapshot'])
-        if overlay != name:
-            rec.layers[overlay]['deleted'] = True
     if rec.active == name:
         rec.active = lower
     rec.begin('remove', file=name)

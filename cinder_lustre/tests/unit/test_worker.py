@@ -434,10 +434,14 @@ class PlacesTestCase(testtools.TestCase):
 
     def test_breaker_ends_the_wait(self):
         one = worker.Worker('lustre:/testfs')
+        self._check_breaker_ends_the_wait(one, one)
+
+    def _check_breaker_ends_the_wait(self, one, waiting):
+        """Let a call wait for a child that hangs on a share."""
         self._patch(worker, '_SILENCE', 0.1)
         pid, first = self._hang(one, timeout=3, kill=False)
         wait_until(lambda: all(child.silent for child in self.children))
-        second = self._queue(one, functions.echo, timeout=10 * PATIENCE)
+        second = self._queue(waiting, functions.echo, timeout=10 * PATIENCE)
         self.assertIn('was silent for 3 seconds', first())
         self.assertIn('still hangs on it (process %d)' % pid, second())
 
@@ -514,13 +518,8 @@ class PlacesTestCase(testtools.TestCase):
 
     def test_pair_waits_for_its_shares(self):
         one = worker.Worker('lustre:/testfs')
-        pair = worker.Worker('both', [worker.Worker('lustre:/two'), one])
-        self._patch(worker, '_SILENCE', 0.1)
-        pid, wait = self._hang(one, timeout=3, kill=False)
-        wait_until(lambda: all(child.silent for child in self.children))
-        queued = self._queue(pair, functions.echo, timeout=10 * PATIENCE)
-        self.assertIn('silent for 3 seconds', wait())
-        self.assertIn('still hangs on it (process %d)' % pid, queued())
+        self._check_breaker_ends_the_wait(one, worker.Worker(
+            'both', [worker.Worker('lustre:/two'), one]))
 
 
 class EventletTestCase(testtools.TestCase):
