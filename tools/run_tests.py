@@ -82,6 +82,7 @@ TOX_STAGES = (
     _tox('units-2026.1', 'cinder-2026.1', limit=900, tests=True),
     _tox('units-2026.2', 'cinder-2026.2', limit=900, tests=True),
     _tox('lab-units', 'lab-units', limit=600, tests=True),
+    _tox('nova-only-2026.1', 'nova-only-2026.1', tests=True),
     _tox('nova-only', 'nova-only', tests=True),
     _tox('tempest-only', 'tempest-only', tests=True),
     _tox('functional', 'functional', limit=900, tests=True),
