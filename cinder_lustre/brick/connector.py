@@ -37,8 +37,8 @@ class LustreConnector(remotefs.RemoteFsConnector):
 
     Connection properties are ``export`` (a share string, or an identity where
     the share is mounted), ``name`` (a file in the share's directory),
-    ``format`` (raw or qcow2), ``options`` (mount options) and
-    ``access_mode``.
+    ``format`` (raw or qcow2), ``options`` (mount options), ``access_mode``,
+    and ``discard`` (false where the file is to keep all its space).
 
     :param conn: the connection information, for its mount_point_base
     :param expect_raw_disk: connect volumes as file-like objects that have the
@@ -83,14 +83,18 @@ class LustreConnector(remotefs.RemoteFsConnector):
         """
         path = self._get_volume_path(connection_properties)
         image_format = connection_properties.get('format')
-        if not (self._expect_raw_disk or
-                self.copies_contents and image_format == 'qcow2'):
+        thick = connection_properties.get('discard') is False
+        # To a path, Cinder copies sparsely, and an encryptor needs one.
+        if not (self._expect_raw_disk or self.copies_contents and (
+                image_format == 'qcow2' or
+                thick and not connection_properties.get('encrypted'))):
             return {'path': path}
         # What hangs is to hang in a child, not in this process.
         self._virtual_size(path, connection_properties)
         read_only = connection_properties.get('access_mode') == 'ro'
         if image_format == 'qcow2':
-            handle = nbd.open_image(path, read_only, self.operation_timeout)
+            handle = nbd.open_image(path, read_only, self.operation_timeout,
+                                    discard=not thick)
         else:
             handle = open(path, 'rb' if read_only else 'r+b')
         return {'path': handle}

@@ -47,16 +47,17 @@ _SEND_WRITE_ZEROES = 1 << 6
 _READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES = 0, 1, 2, 3, 6
 
 
-def open_image(path, read_only=False, timeout=60):
+def open_image(path, read_only=False, timeout=60, discard=True):
     """Open a qcow2 image, with the images below it, as a raw file.
 
     :param path: absolute path of the image
     :param timeout: seconds that opening it may take
+    :param discard: give back the space of what is overwritten with zeros
     :returns: a buffered file-like object without a file descriptor
     :raises: VolumeBusy when QEMU has the image open elsewhere, CommandFailed,
              ShareUnavailable
     """
-    server = qemu_nbd.Server(path, read_only)
+    server = qemu_nbd.Server(path, read_only, discard)
     try:
         server.sock.settimeout(timeout)
         size, flags = _negotiate(server.sock)

@@ -43,10 +43,11 @@ class Server:
 
     :param path: absolute path of a qcow2 image
     :param read_only: open the image for reading only
+    :param discard: give back the space of what is overwritten with zeros
     :raises: CommandFailed when qemu-nbd is not installed
     """
 
-    def __init__(self, path, read_only):
+    def __init__(self, path, read_only, discard=True):
         program = shutil.which('qemu-nbd')
         if program is None:
             raise exception.CommandFailed(
@@ -54,8 +55,10 @@ class Server:
                 stderr='it is not in %s. Install the package qemu-utils '
                 '(Debian, Ubuntu) or qemu-img (RPM).' % os.environ.get('PATH'))
         self.command = [program, '-f', 'qcow2', '--shared=1',
-                        '--cache=writeback', '--discard=unmap',
-                        '--detect-zeroes=unmap', path]
+                        '--cache=writeback',
+                        '--discard=' + ('unmap' if discard else 'ignore'),
+                        '--detect-zeroes=' + ('unmap' if discard else 'on'),
+                        path]
         if read_only:
             self.command.insert(1, '-r')
         self._stderr = tempfile.TemporaryFile()

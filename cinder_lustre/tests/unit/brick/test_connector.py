@@ -181,6 +181,32 @@ class RawDiskTestCase(ConnectorTestCase):
             path.replace(NAME, 'raw'), conn.connect_volume(
                 self.properties('raw', name='raw'))['path'])
 
+    def test_copied_contents_of_a_thick_volume(self):
+        """A copy to its path would take its space away."""
+        self.addCleanup(brick.register)
+        brick.register(copies_contents=True)
+        self.useFixture(fixtures.MockPatch(
+            'os_brick.privileged.rootwrap.link_root'))
+        path = self.create(NAME, 'raw', SIZE)
+        conn = self.connector()
+        properties = self.properties('raw', discard=False)
+        device = conn.connect_volume(properties)
+        self.assertEqual('rb+', device['path'].mode)
+        conn.disconnect_volume(properties, device)
+        # An encryptor needs the path.
+        self.assertIsInstance(conn.connect_volume(
+            dict(properties, encrypted=True))['path'], str)
+        self.assertEqual(path, conn.connect_volume(
+            dict(properties, discard=True))['path'])
+
+    @ddt.data(True, False, None)
+    def test_space_of_what_is_overwritten_with_zeros(self, discard):
+        self.create(NAME, 'qcow2', SIZE)
+        with mock.patch.object(nbd, 'open_image') as open_image:
+            self.open('qcow2', discard=discard)
+        self.assertIs(discard is not False,
+                      open_image.call_args.kwargs['discard'])
+
     def test_raw_is_never_truncated(self):
         path = self.create(NAME, 'raw', SIZE)
         with open(path, 'r+b') as stream:

@@ -150,6 +150,16 @@ class ContentsTestCase(OpenImageTestCase):
         self.assertEqual([(0, units.Mi), (2 * units.Mi, units.Mi)],
                          [(each['start'], each['length']) for each in data])
 
+    def test_zeros_keep_space_on_request(self):
+        with self.open(discard=False) as stream:
+            stream.write(base.noise(SIZE))
+            stream.flush()
+            full = os.stat(self.image).st_blocks
+            stream.seek(0)
+            stream.write(bytes(SIZE))
+        self.assertGreaterEqual(os.stat(self.image).st_blocks, full)
+        self.assertEqual(bytes(SIZE), self.contents(self.image))
+
     def test_zeros_are_sent_as_such_only_where_offered(self):
         with self.open() as stream, mock.patch.object(
                 stream.raw, '_flags', 0), mock.patch.object(
