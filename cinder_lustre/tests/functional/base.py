@@ -139,6 +139,14 @@ class Content:
                          for index, chunk in self._chunks.items()}
         return other
 
+    def overlaid(self, other):
+        """A copy of the content, with a smaller one over its start."""
+        copy = self.grown(self.size)
+        for offset in range(0, other.size, _CHUNK):
+            copy._chunks.pop(offset // _CHUNK, None)
+        copy._chunks.update(other.grown(other.size)._chunks)
+        return copy
+
     def write(self, stream):
         """Write what was put here."""
         # Direct I/O needs memory that begins at a page.
