@@ -21,6 +21,7 @@ import logging
 import re
 import subprocess
 
+from cinder_lustre import exception
 from cinder_lustre import worker
 
 LOG = logging.getLogger(__name__)
@@ -31,19 +32,37 @@ _FREE = ('lctl', 'get_param', 'osc.*.kbytesavail')
 _VERSION = ('lctl', 'get_param', '-n', 'version')
 # The first MiB of a file on the MDT, the rest on one OST.
 _DOM = ('lfs', 'setstripe', '-E', '1M', '-L', 'mdt', '-E', '-1', '-c', '1')
-# All commands that this module runs; the last one takes a directory.
-COMMANDS = (_STATES, _FREE, _VERSION, _DOM)
+_MGS = ('lctl', 'get_param', 'mgc.*.mgs_server_uuid')
+_PROJECT = ('lfs', 'project', '-d')
+_QUOTA = ('lfs', 'quota', '-p')
+# As Lustre's manual has it.
+_HSM = ('lfs', 'hsm_state')
+# All commands that this module runs; some take files or numbers, too.
+COMMANDS = (_STATES, _FREE, _VERSION, _DOM, _MGS, _PROJECT, _QUOTA, _HSM)
 
 # The state of a target that does not answer.
 DISCONNECTED = 'DISCONN'
+# The states of those that do, as far as one knows.
+CONNECTED = ('IDLE', 'FULL')
 # From bad to good; what is not listed is worse than what is.
-_ORDER = (DISCONNECTED, 'IDLE', 'FULL')
+_ORDER = (DISCONNECTED, *CONNECTED)
 
 # A parameter of a client's connection. The MDT of a server host has its own,
 # with its index in place of the client's number.
 _CLIENT_PARAMETER = re.compile(
     r'(?P<device>osc|mdc)\.(?P<target>(?P<fsname>.+)-(OST|MDT)[0-9a-f]{4})-'
     r'(?P=device)-[0-9a-f]+\.\w+=(?P<value>.+)')
+
+_MGS_PARAMETER = re.compile(r'mgc\.MGC(?P<nid>.+)\.mgs_server_uuid=\S+\s+'
+                            r'(?P<state>\S+)')
+# A project, whether it is inherited, and the directory.
+_PROJECT_LINE = re.compile(r' *(?P<number>\d+) (?P<flag>[P-]) .+')
+# Bytes and files: used, soft limit, hard limit and grace period of each.
+_QUOTA_LINE = re.compile(
+    r'(?:\S.*)? +(?P<used>\[?\d+\]?)\*? +\d+ +(?P<limit>\d+) +\S+'
+    r' +(?P<files>\[?\d+\]?)\*? +\d+ +(?P<files_limit>\d+) +\S+ *')
+_HSM_LINE = re.compile(r'(?P<path>.+): \(0x[0-9a-f]+\)(?P<flags>[a-z_ ]*)'
+                       r'(,.*)?', re.DOTALL)
 
 
 def target_states(fsname):
@@ -104,6 +123,87 @@ def set_dom_default(directory):
                     'is no Data-on-MDT: %(error)s',
                     {'directory': directory, 'error': result.stderr.strip()})
     return not result.returncode
+
+
+def mgs_states():
+    """The states of the MGS nodes of what is mounted, as of target_states.
+
+    :returns: states by NID; empty when nothing is mounted; None without lctl
+    """
+    result = _run(_MGS)
+    if result is None:
+        return None
+    found = map(_MGS_PARAMETER.fullmatch, result.stdout.splitlines())
+    return {match['nid']: match['state'] for match in found if match}
+
+
+def project(directory):
+    """The project whose quota counts a directory. May block.
+
+    :returns: its number, 0 for none, and whether new files get it; None
+              without lfs
+    :raises: CommandFailed
+    """
+    match = _parse((*_PROJECT, directory), _PROJECT_LINE)
+    return match and (int(match['number']), match['flag'] == 'P')
+
+
+def project_quota(number, directory):
+    """The quota of a project. May block.
+
+    :param directory: any directory of the file system
+    :returns: bytes, 'used' and their 'limit', and 'files' and their
+              'files_limit'; what a target that is away hides is None, a
+              limit of 0 means none. None without lfs
+    :raises: CommandFailed
+    """
+    match = _parse((*_QUOTA, str(number), directory), _QUOTA_LINE)
+    if match is None:
+        return None
+    found = {name: None if text.startswith('[') else int(text)
+             for name, text in match.groupdict().items()}
+    for name in 'used', 'limit':
+        found[name] = found[name] and found[name] * 1024
+    return found
+
+
+def hsm_states(paths):
+    """What HSM has done to files. May block.
+
+    :param paths: absolute paths of files
+    :returns: the words that HSM has for each, by path, without those that
+              are gone; None without lfs
+    :raises: CommandFailed
+    """
+    result = _run((*_HSM, *paths))
+    if result is None:
+        return None
+    states = {}
+    for line in result.stdout.splitlines():
+        match = _HSM_LINE.fullmatch(line)
+        if match:
+            states[match['path']] = match['flags'].split()
+    if result.returncode and not states:
+        raise _failed(_HSM, result)
+    return states
+
+
+def _parse(command, pattern):
+    """What the last line of a command's output that fits a pattern says."""
+    result = _run(command)
+    if result is None:
+        return None
+    found = list(filter(None, map(pattern.fullmatch,
+                                  result.stdout.splitlines())))
+    if result.returncode or not found:
+        raise _failed(command, result)
+    return found[-1]
+
+
+def _failed(command, result):
+    return exception.CommandFailed(
+        command=' '.join(command), exit_code=result.returncode,
+        stderr=(result.stderr or result.stdout).strip())
 
 
 def _rank(state):

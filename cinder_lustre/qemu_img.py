@@ -114,6 +114,16 @@ def rebase(path, backing, backing_fmt):
           '-F', _known(backing_fmt), path], path)
 
 
+def version():
+    """The version of qemu-img, as in 7.2.22; None without it."""
+    try:
+        out = _run(['--version'], None)
+    except FileNotFoundError:
+        return None
+    match = re.search(rb'version (\d+(\.\d+)+)', out)
+    return match and match[1].decode()
+
+
 def info(path, fmt):
     """Describe one image, without opening the images below it.
 

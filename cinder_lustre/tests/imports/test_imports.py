@@ -44,7 +44,8 @@ NEEDS = {
 }
 # A worker's child starts with these, again and again: they must load fast.
 CHILD = ('cinder_lustre.brick.mount', 'cinder_lustre.chain',
-         'cinder_lustre.check', 'cinder_lustre.exception',
+         'cinder_lustre.check', 'cinder_lustre.doctor.probe',
+         'cinder_lustre.exception',
          'cinder_lustre.lfs', 'cinder_lustre.qemu_img',
          'cinder_lustre.record', 'cinder_lustre.share',
          'cinder_lustre.worker')

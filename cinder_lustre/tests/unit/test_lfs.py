@@ -16,6 +16,7 @@ import ddt
 import fixtures
 import testtools
 
+from cinder_lustre import exception
 from cinder_lustre import lfs
 from cinder_lustre.tests.unit import transcripts
 
@@ -111,6 +112,7 @@ exit %(code)d
         self._command('lctl', stderr=error, exit_code=2)
         self.assertEqual({}, lfs.target_states('testfs'))
         self.assertEqual({}, lfs.ost_free('testfs'))
+        self.assertEqual({}, lfs.mgs_states())
         self.assertIsNone(lfs.version())
 
     def test_ost_free(self):
@@ -138,6 +140,74 @@ exit %(code)d
         self.assertEqual(['get_param', '-n', 'version'],
                          self._arguments('lctl'))
 
+    def test_mgs_states(self):
+        lines = parameters('second-client', 'mgs_server_uuid').splitlines()
+        # The transcript has it before and after the server went away.
+        for line, state in zip(lines, ('FULL', 'DISCONN'), strict=True):
+            self._command('lctl', line + '\n')
+            self.assertEqual({'10.0.2.15@tcp': state}, lfs.mgs_states())
+        self.assertEqual(['get_param', 'mgc.*.mgs_server_uuid'],
+                         self._arguments('lctl'))
+
+    @ddt.data(('lfs project -d p1', (1234, True)),
+              ('lfs project p1/f', (1234, False)))
+    @ddt.unpack
+    def test_project(self, shown, expected):
+        line = next(lines[-1] for command, lines in
+                    transcripts.commands('project-quota')
+                    if command == shown)
+        self._command('lfs', line + '\n')
+        self.assertEqual(expected, lfs.project('/share'))
+        self.assertEqual(['project', '-d', '/share'], self._arguments('lfs'))
+
+    def test_project_quota(self):
+        quotas = [(command, '\n'.join(lines)) for command, lines in
+                  transcripts.commands('project-quota')
+                  if command == 'lfs quota -p 1234 /mnt/lustre-direct']
+        self._command('lfs', quotas[0][1])
+        self.assertEqual({'used': 8192, 'limit': 102400 << 10, 'files': 3,
+                          'files_limit': 100},
+                         lfs.project_quota(1234, '/mnt/lustre-direct'))
+        self.assertEqual(quotas[0][0].split()[1:], self._arguments('lfs'))
+        # Over the limit, which Lustre marks.
+        self._command('lfs', quotas[1][1])
+        self.assertEqual({'used': 153612 << 10, 'limit': 102400 << 10,
+                          'files': 4, 'files_limit': 100},
+                         lfs.project_quota(1234, '/mnt/lustre-direct'))
+
+    def test_project_quota_with_a_target_away(self):
+        lines = next(lines for command, lines in
+                     transcripts.commands('project-quota-root')
+                     if command.startswith('lfs quota'))
+        self.assertIn('[4]', lines[2])
+        self._command('lfs', '\n'.join(lines))
+        self.assertEqual({'used': None, 'limit': 65536 << 10, 'files': 2,
+                          'files_limit': 0}, lfs.project_quota(777, '/share'))
+
+    def test_project_quota_elsewhere(self):
+        lines, = [lines for command, lines in
+                  transcripts.commands('project-quota')
+                  if command == 'lfs quota -p 1234 /tmp']
+        self._command('lfs', '\n'.join(lines[:-1]), lines[-1], 19)
+        error = self.assertRaises(exception.CommandFailed, lfs.project_quota,
+                                  1234, '/tmp')
+        self.assertIn('not on a mounted Lustre', str(error))
+        self.assertEqual(19, error.kwargs['exit_code'])
+
+    def test_hsm_states(self):
+        # No transcript has it; Lustre's manual shows it so.
+        self._command('lfs', '/s/a: (0x00000000)\n'
+                      '/s/b: (0x00000009) exists archived, archive_id:1\n'
+                      '/s/c: (0x0000000d) released exists archived, '
+                      'archive_id:1\n', "can't get hsm state for /s/d", 2)
+        self.assertEqual({'/s/a': [], '/s/b': ['exists', 'archived'],
+                          '/s/c': ['released', 'exists', 'archived']},
+                         lfs.hsm_states(['/s/a', '/s/b', '/s/c', '/s/d']))
+        self.assertEqual(['hsm_state', '/s/a', '/s/b', '/s/c', '/s/d'],
+                         self._arguments('lfs'))
+        self._command('lfs', stderr='no', exit_code=95)
+        self.assertRaises(exception.CommandFailed, lfs.hsm_states, ['/s/a'])
+
     def test_set_dom_default(self):
         self._command('lfs')
         self.assertTrue(lfs.set_dom_default('/share/.cinder-lustre'))
@@ -159,14 +229,21 @@ exit %(code)d
         self.assertIsNone(lfs.ost_free('testfs'))
         self.assertIsNone(lfs.version())
         self.assertFalse(lfs.set_dom_default(self.directory))
+        self.assertIsNone(lfs.mgs_states())
+        self.assertIsNone(lfs.project(self.directory))
+        self.assertIsNone(lfs.project_quota(1, self.directory))
+        self.assertIsNone(lfs.hsm_states([self.directory]))
 
     def test_commands_are_shown_in_transcripts(self):
         # Options and order as a real Lustre took them; parameters and files
         # are this module's own.
         shown = [part.replace("'", '').split()
-                 for name in ('identity', 'layout', 'second-client')
+                 for name in ('identity', 'layout', 'project-quota',
+                              'second-client')
                  for command, __ in transcripts.commands(name)
                  for part in command.split(';')]
+        # The file system of the transcripts has no HSM.
+        shown.append(['lfs', 'hsm_state'])
         for command in lfs.COMMANDS:
             words = [word for word in command if '*' not in word]
             self.assertTrue(any(words == known[:len(words)]

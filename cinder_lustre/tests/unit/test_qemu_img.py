@@ -17,6 +17,7 @@ import subprocess
 import threading
 
 import ddt
+import fixtures
 
 from cinder_lustre import exception
 from cinder_lustre import qemu_img
@@ -131,6 +132,15 @@ class QemuImgTestCase(storage.StorageTestCase):
         qemu_img.rebase(self.share.path('top'), 'base', 'qcow2')
         os.unlink(self.share.path('middle'))
         self.assert_same(before, self.share.read_file('top', 'qcow2'))
+
+    def test_version(self):
+        shown = subprocess.run(['qemu-img', '--version'], capture_output=True,
+                               encoding='utf-8').stdout
+        self.assertIn('version %s' % qemu_img.version(), shown)
+        with self.fake_qemu_img('echo qemu-img version 10.0.2 "(Debian 1)"'):
+            self.assertEqual('10.0.2', qemu_img.version())
+        with fixtures.EnvironmentVariable('PATH', self.root):
+            self.assertIsNone(qemu_img.version())
 
     def test_a_failure_names_the_command_and_its_reason(self):
         path = self.share.path('absent')
