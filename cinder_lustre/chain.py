@@ -39,7 +39,7 @@ LOG = logging.getLogger(__name__)
 _ONLINE = ('online-snapshot', 'online-merge')
 
 
-def create(root, volume, fmt, size, thick=False):
+def create(root, volume, fmt, size, thick=False, luks=None):
     """Create an empty volume.
 
     :param root: the mounted share's directory
@@ -47,11 +47,13 @@ def create(root, volume, fmt, size, thick=False):
     :param fmt: raw or qcow2
     :param size: bytes
     :param thick: allocate the space now
+    :param luks: how to encrypt a raw volume, the arguments of
+                 :func:`qemu_img.format_luks`
     :returns: the description of the volume, see :func:`describe`
     :raises: FileExists, NoSpace, CommandFailed
     """
     with _new(root, volume, fmt, size, thick) as (rec, temporary):
-        layers.make_image(temporary, rec.top)
+        layers.make_image(temporary, rec.top, luks)
     return description(rec)
 
 
@@ -120,15 +122,16 @@ def convert(root, volume, fmt, thick):
         return description(rec)
 
 
-def load(root, volume, path, fmt, sparse=True):
+def load(root, volume, path, fmt, sparse=True, luks=None):
     """Replace a volume's content by that of an image.
 
     :param path: the image, a file outside the share
     :param fmt: its format, which was checked; any that qemu-img can read
     :param sparse: leave holes where the image has zeros
+    :param luks: how to encrypt the content, as in :func:`create`
     :returns: the description of the volume
-    :raises: RecordError when the volume has snapshots; CommandFailed when the
-             image is larger than the volume
+    :raises: RecordError when the volume has snapshots; CommandFailed or
+             SizeMismatch when the image is larger than the volume
     """
     with opened(root, volume, patient=True) as rec:
         _collapse(rec)
@@ -140,7 +143,7 @@ def load(root, volume, path, fmt, sparse=True):
         rec.begin('load')
         with _undone_on_error(rec):
             record.remove_file(_temporary(rec))
-            layers.fill(path, fmt, _temporary(rec), rec.top, sparse)
+            layers.fill(path, fmt, _temporary(rec), rec.top, sparse, luks)
         _switch(rec, rec.active, rec.top)
         return description(rec)
 

@@ -25,6 +25,10 @@ from cinder_lustre import worker
 LOG = logging.getLogger(__name__)
 
 _ZEROS = bytes(4 << 20)
+# How often QEMU may fail to measure the CPU, as it does on a busy host, for
+# the time that it takes to check a passphrase.
+_LUKS_TRIES = 5
+_NOT_MEASURED = 'Unable to get accurate CPU usage'
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -48,11 +52,17 @@ def copy_contents(rec, name, path, layer):
     fill(rec.path(name), rec.layers[name]['format'], path, layer)
 
 
-def fill(source, fmt, path, layer, sparse=True):
-    """Write any image's contents into a new image that looks like a layer."""
-    make_image(path, layer)
-    qemu_img.convert(source, fmt, path, layer['format'], empty_target=True,
-                     sparse=sparse)
+def fill(source, fmt, path, layer, sparse=True, luks=None):
+    """Write any image's contents into a new image that looks like a layer.
+
+    :param luks: how to encrypt it, see make_image()
+    """
+    make_image(path, layer, luks)
+    if luks is None:
+        qemu_img.convert(source, fmt, path, layer['format'],
+                         empty_target=True, sparse=sparse)
+    else:
+        qemu_img.encrypt(source, fmt, path, luks['passphrase'])
     sync(path)
 
 
@@ -125,11 +135,20 @@ def create_file(path):
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660)
 
 
-def make_image(path, layer):
-    descriptor = create_file(path)
+def make_image(path, layer, luks=None):
+    """Create an empty image.
+
+    :param luks: for a raw layer that is encrypted, the arguments of
+                 qemu_img.format_luks()
+    """
+    if luks is None:
+        descriptor = create_file(path)
+    else:
+        _make_luks(path, luks)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         if layer['format'] == 'raw':
-            _grow_raw(descriptor, path, 0, layer)
+            _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -138,6 +157,17 @@ def make_image(path, layer):
             path, layer['format'], layer['size'], preallocation=allocation),
             layer)
         sync(path)
+
+
+def _make_luks(path, luks):
+    for tries_left in reversed(range(_LUKS_TRIES)):
+        os.close(create_file(path))
+        try:
+            qemu_img.format_luks(path, **luks)
+            return
+        except exception.CommandFailed as exc:
+            if not tries_left or _NOT_MEASURED not in exc.kwargs['stderr']:
+                raise
 
 
 def make_overlay(path, size, rec, lower):

@@ -12,6 +12,7 @@
 
 """Cinder volumes as files on Lustre: the verbs that Cinder calls."""
 
+import binascii
 from concurrent import futures
 import contextlib
 import math
@@ -19,6 +20,7 @@ import os
 import shutil
 import time
 
+from castellan import key_manager
 from cinder import context as cinder_context
 from cinder import coordination
 from cinder.db import api as db
@@ -31,6 +33,7 @@ from cinder.objects import fields
 from cinder import utils
 from cinder.volume import configuration
 from cinder.volume.drivers import remotefs
+from cinder.volume import volume_types
 from cinder.volume import volume_utils
 from oslo_concurrency import processutils
 from oslo_config import cfg
@@ -57,6 +60,12 @@ LOG = logging.getLogger(__name__)
 _PROGRESS_INTERVAL = 10
 # What the statistics begin with that tell other backends how to migrate here.
 _LOCATION = 'LustreDriver:'
+# What QEMU encrypts volumes with, as decode_cipher() gives it.
+_CIPHER_ALGS = ('aes-128', 'aes-256')
+_CIPHER_MODES = ('cbc', 'xts')
+_IVGEN_ALGS = ('plain', 'plain64')
+# How a file of LUKS version 1 begins; Nova lets QEMU open no other.
+_LUKS1 = b'LUKS\xba\xbe\x00\x01'
 _DETACHED = fields.VolumeAttachStatus.DETACHED
 # The states of a volume or attachment that is about to change its file.
 _MOVING = (fields.VolumeAttachStatus.RESERVED,
@@ -472,11 +481,14 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         # Another backend may have failed to make it before, on its own share.
         volume.provider_location = None
-        if volume.encryption_key_id:
-            raise exception.VolumeDriverException(
-                message=_('Encrypted volumes are not supported on Lustre '
-                          'yet. Use a volume type without encryption.'))
         layout = self._layout_of(volume)
+        if volume.encryption_key_id:
+            self._check_encrypted_file(layout[0])
+            self._cipher_of(volume)
+            if volume.is_migration_target():
+                self._check_same_encryption(objects.Volume.get_by_id(
+                    cinder_context.get_admin_context(),
+                    volume.migration_status.partition(':')[2]), volume)
         if volume.multiattach and layout[0] != 'raw':
             raise exception.InvalidVolumeType(
                 reason=_('only raw volumes can be attached to several '
@@ -511,7 +523,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         """
         fmt, thick = self._place(volume)
         self._publish(volume, self._run_on(
-            chain.create, volume, fmt, volume.size * units.Gi, thick))
+            chain.create, volume, fmt, volume.size * units.Gi, thick,
+            luks=self._luks_of(volume)))
         return {'provider_location': volume.provider_location}
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
@@ -535,6 +548,10 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def _copy_volume(self, source, snapshot_id, volume):
         """Make a volume from the content of another one."""
+        if bool(source.encryption_key_id) != bool(volume.encryption_key_id):
+            raise exception.InvalidVolume(
+                reason=_('a copy of volume %s has to be encrypted as that is. '
+                         'Copy what you need within a server.') % source.id)
         fmt, thick = self._place(volume)
         self._publish(volume, self._copy(
             source, snapshot_id, volume.provider_location, volume.name_id,
@@ -572,6 +589,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         if not self._check_attachments(volume):
             yield None
             return
+        self._refuse_snapshot_of_encrypted(volume)
         snapshot = objects.Snapshot(
             context=context.elevated(), volume_id=volume.id,
             user_id=context.user_id, project_id=context.project_id,
@@ -616,20 +634,147 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                 source.status = status
                 source.save()
 
+    # Encryption
+
+    def _check_encrypted_file(self, fmt):
+        """See that Nova will let QEMU open a file of LUKS, and no more.
+
+        :raises: InvalidVolumeType
+        """
+        if fmt != 'raw':
+            raise exception.InvalidVolumeType(
+                reason=_('only raw volumes can be encrypted; set '
+                         'lustre:format to raw.'))
+        if self.configuration.lustre_connection_type != 'lustre':
+            raise exception.InvalidVolumeType(
+                reason=_('with lustre_connection_type = %s Nova would format '
+                         'an encrypted volume whose header it cannot read. '
+                         'Set it to lustre, or use a type without '
+                         'encryption.')
+                % self.configuration.lustre_connection_type)
+
+    @staticmethod
+    def _cipher_of(volume):
+        """What QEMU is to encrypt a volume with, as its type says.
+
+        :raises: InvalidVolumeType
+        """
+        admin = cinder_context.get_admin_context()
+        try:
+            specs = volume_utils.check_encryption_provider(volume, admin)
+            cipher = image_utils.decode_cipher(str(specs['cipher']),
+                                               specs['key_size'])
+        except (exception.VolumeDriverException,
+                exception.InvalidVolumeType) as exc:
+            raise exception.InvalidVolumeType(
+                reason=_('%s Set the provider of its encryption to luks, the '
+                         'cipher to aes-xts-plain64 and the key size to 256.')
+                % exc.msg) from exc
+        if specs['control_location'] != 'front-end':
+            raise exception.InvalidVolumeType(
+                reason=_('its encryption is not by the front end, which is '
+                         'Nova. Set the control location to front-end.'))
+        if (cipher['cipher_alg'] not in _CIPHER_ALGS or
+                cipher['cipher_mode'] not in _CIPHER_MODES or
+                cipher['ivgen_alg'] not in _IVGEN_ALGS):
+            raise exception.InvalidVolumeType(
+                reason=_('the cipher %(cipher)s with a key size of %(size)s '
+                         'cannot be used on Lustre. Use aes-xts-plain64 with '
+                         '256.')
+                % {'cipher': specs['cipher'], 'size': specs['key_size']})
+        return cipher
+
+    def _luks_of(self, volume):
+        """How QEMU is to encrypt a volume, None if it is not.
+
+        :returns: the arguments of qemu_img.format_luks()
+        """
+        if not volume.encryption_key_id:
+            return None
+        key = key_manager.API(CONF).get(volume.obj_context,
+                                        volume.encryption_key_id)
+        # Nova makes the passphrase of a key in the same way.
+        return dict(self._cipher_of(volume),
+                    passphrase=binascii.hexlify(key.get_encoded()).decode())
+
+    @staticmethod
+    def _check_same_encryption(source, target):
+        """See that Cinder does not copy a volume through dm-crypt.
+
+        Where it finds zeros it writes nothing, and what is decrypted there is
+        noise; and what it cannot read it takes for a volume without header.
+
+        :raises: InvalidVolume
+        """
+        if volume_types.volume_types_encryption_changed(
+                cinder_context.get_admin_context(), source.volume_type_id,
+                target.volume_type_id):
+            raise exception.InvalidVolume(
+                reason=_('the encryption of volume %s cannot be changed. '
+                         'Copy what you need to a volume of the other type '
+                         'within a server.') % source.id)
+
+    @staticmethod
+    def _check_restored(volume):
+        """See that a backup does not change what an encrypted volume is.
+
+        Cinder itself finds that out when it has overwritten the volume.
+
+        :raises: InvalidVolume
+        """
+        for backup in objects.BackupList.get_all(
+                cinder_context.get_admin_context(), filters={
+                    'restore_volume_id': volume.id,
+                    'status': fields.BackupStatus.RESTORING}):
+            if bool(backup.encryption_key_id) != bool(
+                    volume.encryption_key_id):
+                raise exception.InvalidVolume(
+                    reason=_('backup %(backup)s cannot be restored to volume '
+                             '%(volume)s, for only one of them is encrypted. '
+                             'Restore it to a volume of the type that it was '
+                             'made of.')
+                    % {'backup': backup.id, 'volume': volume.id})
+
     # Images
 
     @coordination.synchronized('{self.driver_prefix}-{volume.id}')
     def copy_image_to_volume(self, context, volume, image_service, image_id,
                              disable_sparse=False):
-        """Fill a volume with an image, in the volume's own format."""
-        fmt = self._run_on(chain.describe, volume)['format']
-        with self._fetched(context, volume, fmt, image_service,
-                           image_id) as (path, image_fmt):
+        """Fill a volume with an image, in the volume's own format.
+
+        If the volume is encrypted, the image is so already.
+        """
+        with self._fetched(context, volume, image_service,
+                           image_id) as (path, fmt):
+            if volume.encryption_key_id:
+                self._check_luks(path, fmt, image_id)
             self._publish(volume, self._run_on(
-                chain.load, volume, path, image_fmt, not disable_sparse))
+                chain.load, volume, path, fmt, not disable_sparse))
+
+    @coordination.synchronized('{self.driver_prefix}-{volume.id}')
+    def copy_image_to_encrypted_volume(self, context, volume, image_service,
+                                       image_id, disable_sparse=False):
+        """Fill an encrypted volume with an image that is not."""
+        luks = self._luks_of(volume)
+        with self._fetched(context, volume, image_service,
+                           image_id) as (path, fmt):
+            self._publish(volume, self._run_on(
+                chain.load, volume, path, fmt, luks=luks))
+
+    @staticmethod
+    def _check_luks(path, fmt, image_id):
+        with open(path, 'rb') as stream:
+            header = stream.read(len(_LUKS1))
+        if fmt != 'raw' or header != _LUKS1:
+            raise exception.ImageUnacceptable(
+                image_id=image_id,
+                reason=_('it has the key of an encrypted volume, and is not '
+                         'an image of one in LUKS version 1. Remove the '
+                         'property cinder_encryption_key_id if it was never '
+                         'encrypted.'))
 
     @contextlib.contextmanager
-    def _fetched(self, context, volume, fmt, image_service, image_id):
+    def _fetched(self, context, volume, image_service, image_id):
         """An image in a file of this host, checked as Cinder checks images.
 
         Cinder's own conversion would write to the share from this process.
@@ -637,6 +782,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :returns: the path of the file, and its format
         :raises: ImageUnacceptable, ImageConversionNotAllowed
         """
+        fmt = self._run_on(chain.describe, volume)['format']
         meta = image_service.show(context, image_id)
         if (meta.get('container_format') == 'compressed' or
                 image_utils.is_xenserver_format(meta)):
@@ -673,6 +819,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             image_meta['disk_format'], layout['format'], image_meta['id'],
             upload=True)
         compressed = image_meta.get('container_format') == 'compressed'
+        if volume.encryption_key_id and (
+                compressed or image_meta['disk_format'] != 'raw'):
+            raise exception.ImageUnacceptable(
+                image_id=image_meta['id'],
+                reason=_('an encrypted volume can be uploaded as it is only, '
+                         'in the formats raw and bare.'))
         # Cinder converts once more while it compresses, and must not find
         # what a guest wrote where it expects an image.
         fmt = 'qcow2' if compressed else image_meta['disk_format']
@@ -728,8 +880,18 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         return objects.Volume.get_by_id(cinder_context.get_admin_context(),
                                         volume.id)
 
+    @staticmethod
+    def _refuse_snapshot_of_encrypted(volume):
+        if volume.encryption_key_id:
+            raise exception.InvalidVolume(
+                reason=_('volume %s is encrypted and can have no snapshots, '
+                         'also while it is copied: Nova could not open the '
+                         'qcow2 file above its own. Clone, upload or back it '
+                         'up while it is detached.') % volume.id)
+
     def _create_snapshot(self, snapshot):
         volume = snapshot.volume
+        self._refuse_snapshot_of_encrypted(volume)
         if not self._check_attachments(volume):
             self._publish(volume, self._run_on(chain.create_snapshot, volume,
                                                snapshot.id))
@@ -843,6 +1005,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         :returns: False where only a migration can do that
         """
         wanted = fmt, thick = self._layout_of_type(new_type)
+        if volume.encryption_key_id:
+            self._check_encrypted_file(fmt)
         layout = self._run_on(chain.describe, volume)
         attached = self._is_volume_attached(self._as_it_is(volume))
         if attached or layout['snapshots']:
@@ -971,9 +1135,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
             volume (default: what the volume's type says)
         :raises: ManageExistingInvalidReference, ManageExistingAlreadyManaged
         """
-        if volume.encryption_key_id:
+        # Nobody knows the key; Cinder refuses to unmanage them, too.
+        if volume_types.is_encrypted(cinder_context.get_admin_context(),
+                                     volume.volume_type_id):
             raise exception.ManageExistingVolumeTypeMismatch(
-                reason=_('encrypted volumes cannot be managed.'))
+                reason=_('encrypted volumes cannot be managed. Use a type '
+                         'without encryption.'))
         identity, name, fmt, size = self._look_up(volume, existing_ref)
         volume.provider_location = identity
         # Cinder gives the volume its size afterwards.
@@ -1135,7 +1302,14 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                           'when that has ended.') % volume.id) from exc
 
     def _connect(self, volume):
+        self._check_restored(volume)
         layout = self._run_on(chain.describe, volume)
+        if volume.encryption_key_id:
+            self._check_encrypted_file(layout['format'])
+            for target in objects.VolumeList.get_all(
+                    cinder_context.get_admin_context(), filters={
+                        'migration_status': 'target:%s' % volume.id}):
+                self._check_same_encryption(volume, target)
         self._publish(volume, layout)
         self._check_sharing(self._as_it_is(volume), layout)
         size = volume.size * units.Gi

@@ -1526,21 +1526,6 @@ class RefusalTestCase(DriverTestCase):
         self.assertIn('Detach it first.', str(error))
         self.assertEqual(before, self.files())
 
-    def test_encrypted_volume(self):
-        volume = self.new_volume(encryption_key_id=fake.ENCRYPTION_KEY_ID)
-        source = self.create_volume()
-        snapshot = self.create_snapshot(source)
-        before = self.files()
-        for create, *args in (
-                (self.driver.create_volume,),
-                (self.driver.create_cloned_volume, source),
-                (self.driver.create_volume_from_snapshot, snapshot)):
-            error = self.assertRaises(exception.VolumeDriverException,
-                                      create, volume, *args)
-            self.assertIn('Use a volume type without encryption.',
-                          str(error))
-        self.assertEqual(before, self.files())
-
     @ddt.data('reserved', 'attaching', 'detaching')
     def test_moving(self, status):
         """A host is about to open or to leave the active file."""
