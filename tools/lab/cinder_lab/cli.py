@@ -160,6 +160,7 @@ def demo(lab, args):
         LAB_COMMAND=str(venv.LAB / 'lab'),
         LAB_SHARE_FILES=':'.join(str(lab.prefix / f'etc/shares-{name}')
                                  for name in services.BACKENDS),
+        LAB_ENCRYPTION_KEY=lab.secret('encryption'),
         LAB_CINDER_CONF=str(lab.prefix / 'etc/cinder.conf'),
         LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
@@ -218,8 +219,8 @@ def parser():
     add(env, 'print the environment of "shell" for eval')
     each = add(demo, 'run the demonstration on real data, after "up"')
     each = each.add_mutually_exclusive_group()
-    each.add_argument('--format', choices=('raw', 'qcow2'), action='append',
-                      help='only volumes of this format')
+    each.add_argument('--format', choices=('raw', 'qcow2', 'luks'),
+                      action='append', help='only volumes of this format')
     each.add_argument('--nova', action='store_true',
                       help='with servers that use the volumes, and Nova')
     add(bad_input, 'break a share in every known way, and see what happens')

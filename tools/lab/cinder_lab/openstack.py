@@ -28,7 +28,7 @@ DATABASES = ('keystone', 'glance', 'cinder')
 SERVICES = (('glance', 'image', ''), ('cinder', 'block-storage', '/v3'))
 NOVA_SERVICES = (('placement', 'placement', ''), ('neutron', 'network', ''),
                  ('nova', 'compute', '/v2.1'))
-ENCRYPTED = 'lustre-encrypted'
+ENCRYPTED = 'lustre-luks'
 # Volume type: its extra specs.
 TYPES = {
     'lustre-raw': {'lustre:format': 'raw'},
