@@ -469,6 +469,15 @@ class EncryptedDemo(Demo):
             else:
                 raise DemoError('volume %s was overwritten' % target.id)
             self.expect(self.wait_for(target), 2, before)
+        with self.step('have a change of the encryption refused'):
+            for each, name in (volume, 'lustre-raw'), (target, 'lustre-luks'):
+                self.act(each, 'os-retype', {'new_type': name,
+                                             'migration_policy': 'on-demand'})
+                if self.wait_for(each).volume_type == name:
+                    raise DemoError('volume %s is of type %s now' % (
+                        each.id, name))
+            self.expect_image(volume)
+            self.expect(target, 2, before)
         with self.step('delete everything'):
             self.delete(backup, cinder.delete_backup)
             for each in target, volume:

@@ -105,6 +105,22 @@ def _created(fmt, thick=False):
     return _called(chain.create, VOLUME, fmt, SIZE, thick)
 
 
+def _encrypted(root):
+    """Create an encrypted volume; no two headers are alike but here."""
+    original = qemu_img.format_luks
+
+    def format_luks(path, **luks):
+        original(path, **luks)
+        with open(path, 'r+b') as stream:
+            stream.write(bytes([0x4c]) * os.fstat(stream.fileno()).st_size)
+
+    with mock.patch.object(qemu_img, 'format_luks', format_luks):
+        return chain.create(
+            root, VOLUME, 'raw', SIZE, luks={
+                'passphrase': 'key', 'cipher_alg': 'aes-256',
+                'cipher_mode': 'xts', 'ivgen_alg': 'plain64'})
+
+
 def _copied(snapshot, fmt, size=SIZE, thick=False, moving=False):
     return lambda root: chain.copy(root, VOLUME, snapshot, root, OTHER, fmt,
                                    size, thick, moving)
@@ -265,6 +281,7 @@ OPERATIONS = {
     'create qcow2 thick': Operation(
         19,
         _nothing, _created('qcow2', thick=True)),
+    'create encrypted': Operation(21, _nothing, _encrypted),
     'copy raw to raw': Operation(
         21,
         _volume('raw'), _copied(None, 'raw', SIZE + MIB)),

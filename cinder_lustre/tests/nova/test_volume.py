@@ -288,6 +288,19 @@ class VolumeDriverTestCase(base.NovaTestCase):
         self.host.create_secret.assert_called_once_with(
             'volume', base.VOLUME_ID, password='6b')
 
+    def test_encryption_in_the_description(self):
+        """QEMU is to read LUKS in a raw file, with the secret made above."""
+        self.host.find_secret.return_value = mock.Mock(
+            **{'UUIDString.return_value': 'uuid'})
+        xml = self._xml(encrypted=True)
+        self.assertEqual(('raw', os.path.join(self.path, base.NAME)), (
+            xml.find('driver').get('type'), xml.find('source').get('file')))
+        self.assertEqual('luks', xml.find('encryption').get('format'))
+        self.assertEqual({'type': 'passphrase', 'uuid': 'uuid'},
+                         dict(xml.find('encryption/secret').attrib))
+        self.host.find_secret.assert_called_once_with('volume',
+                                                      base.VOLUME_ID)
+
     @ddt.data('plain', 'luks2')
     def test_other_encryption_is_refused(self, provider):
         """It would replace the volume's file by a symbolic link."""
