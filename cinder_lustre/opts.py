@@ -97,7 +97,8 @@ volume_opts = [
                     'the Nova class of this package.'),
                    ('nfs', 'Unmodified Nova and os-brick: the operator has '
                     'mounted the share where those look for it.')],
-               help='How hosts get at the shares.'),
+               help='How hosts get at the shares. Encrypted volumes need '
+                    '"lustre": with "nfs" they are refused.'),
 ]
 
 
