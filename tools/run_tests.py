@@ -108,6 +108,11 @@ LAB_STAGES = (
           needs=('lab-up',), show=40),
     Stage('lab-dead-ost', ('tools/lab/lab', 'dead-ost', '--minutes', '1'),
           600, needs=('lab-up',), show=20),
+    # The same lab, with Nova from here on.
+    Stage('nova-up', ('tools/lab/lab', 'up', '--nova'), 600,
+          needs=('lab-up',)),
+    Stage('nova-demo', ('tools/lab/lab', 'demo', '--nova'), 900,
+          needs=('nova-up',), show=60),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
     # Its logs stay with the others.
     Stage('lab-clean', ('bash', '-c', 'cp -rT "$LAB_PREFIX/log" "$0"; '

@@ -20,20 +20,15 @@ its console what it reads (guest/init). Ends with a table, and with exit code
 
 import dataclasses
 import os
-import re
 import subprocess
 import sys
 import time
 
+import openstack
+
+import console
 import demo
 
-LINE = re.compile(
-    r'^LAB (?P<disk>vd\w+) volume=(?P<serial>\S+) size=(?P<size>\d+) '
-    r'generation=(?P<generation>\d+) sum=\S+ owner=(?P<owner>\S+) '
-    # A line that has not come to its end says nothing yet.
-    r'(?P<outcome>\w+)\r?\n', re.MULTILINE)
-# The guest sees that much of a volume's id.
-SERIAL = 20
 # The console is read anew this often (seconds).
 INTERVAL = 1
 
@@ -145,20 +140,13 @@ class NovaDemo(demo.Demo):
     def read(self, server, disk):
         """The generation that a guest read last and completely."""
         volume_id = disk.volume.id
-        last = self.floors.get((server.id, volume_id), 0)
-        lines = [each for each in LINE.finditer(self.console(server))
-                 if each['serial'] == volume_id[:SERIAL]]
-        for line in lines:
-            generation = int(line['generation'])
-            expected = ('OK',) if last else ('OK', 'NEW')
-            if generation < last or line['outcome'] not in expected:
-                raise demo.DemoError(
-                    'server %s reads from volume %s, after generation %d: '
-                    '"%s"' % (server.id, volume_id, last, line[0]))
-            last = generation
-        # A server may see a new size only a moment later.
-        if not lines or int(lines[-1]['size']) != disk.size * demo.GIB:
-            return 0
+        try:
+            last = console.last_generation(
+                self.console(server), volume_id, disk.size * demo.GIB,
+                self.floors.get((server.id, volume_id), 0))
+        except ValueError as exc:
+            raise demo.DemoError('server %s reads from volume %s, %s' % (
+                server.id, volume_id, exc)) from None
         disk.generation = max(disk.generation, last)
         return last
 
@@ -309,7 +297,46 @@ class NovaDemo(demo.Demo):
                                       wait=demo.TIMEOUT)
             self.servers.remove(server)
 
+    def clear(self):
+        """Delete what a failed run has left, as well as that is possible."""
+        print('Deleting what is left', flush=True)
+        for server in self.servers[:]:
+            self.attempt(self.delete_servers, server)
+        # A volume that could not be created is only known by its name.
+        volumes = {disk.volume.id for disk in self.disks} | {
+            volume.id for volume in self.cinder.volumes()
+            if volume.name.startswith('demo-nova-')}
+        for each in volumes:
+            self.attempt(self.clear_volume, each)
+
+    def clear_volume(self, volume_id):
+        """Delete a volume with its snapshots, in whatever state they are."""
+        volume = self.cinder.find_volume(volume_id)
+        if volume is None:
+            return
+        for snapshot in self.cinder.snapshots(volume_id=volume_id):
+            self.act(snapshot, 'os-reset_status', {'status': 'error'})
+            self.attempt(self.delete, snapshot, self.cinder.delete_snapshot)
+        self.act(volume, 'os-reset_status',
+                 {'status': 'error', 'attach_status': 'detached'})
+        self.delete(volume, self.cinder.delete_volume)
+
+    @staticmethod
+    def attempt(func, *args):
+        try:
+            func(*args)
+        except (demo.DemoError, openstack.exceptions.SDKException) as exc:
+            print(exc, file=sys.stderr)
+
+
+def run(cloud, report):
+    demonstration = NovaDemo(cloud, report)
+    try:
+        demonstration.run()
+    except Exception:
+        demonstration.clear()
+        raise
+
 
 if __name__ == '__main__':
-    sys.exit(demo.execute(
-        lambda cloud, report: NovaDemo(cloud, report).run()))
+    sys.exit(demo.execute(run))

@@ -12,11 +12,14 @@
 
 """What differs between the distributions."""
 
+import re
+
 import ddt
 import testtools
 
 from cinder_lab import packages
 from cinder_lab import report
+from cinder_lab import state
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n' \
          'VERSION_ID="12"\n'
@@ -40,6 +43,14 @@ class DistributionTestCase(testtools.TestCase):
                       packages.distribution(UBUNTU).environment)
         self.assertNotIn('NEEDRESTART_SUSPEND',
                          packages.distribution(DEBIAN).environment)
+
+    @ddt.data(DEBIAN, UBUNTU)
+    def test_bindep_names_the_packages_for_nova(self, os_release):
+        names = re.findall(
+            r'^(\S+) \[lab-nova\b.*\]$',
+            (state.CHECKOUT / 'bindep.txt').read_text(), re.MULTILINE)
+        self.assertEqual(sorted(packages.distribution(os_release).nova),
+                         sorted(names))
 
     @ddt.data('ID=fedora\nVERSION_ID=42\n', 'ID=debian\nVERSION_ID="11"\n',
               'ID=arch\n', '')
