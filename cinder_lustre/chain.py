@@ -338,6 +338,8 @@ def begin_delete_snapshot(root, volume, snapshot):
         if not _is_known(rec, snapshot):
             return None
         layers.checked_chain(rec, rec.active)
+        if rec.intent is None:
+            _refuse_stray_guest(rec)
         name = rec.snapshots[snapshot]
         if intent['operation'] == 'online-merge':
             name = intent['file']
@@ -604,11 +606,28 @@ def _remove_obsolete(rec):
 
 
 def _refuse_guest(rec):
-    """See that no guest writes to the active file, whatever Cinder thinks."""
-    path = rec.path(rec.active)
-    if (os.path.isfile(path) and not os.path.islink(path) and
-            qemu_img.is_written(path)):
-        raise exception.VolumeBusy(volume=rec.volume, holder='a guest')
+    """See that no guest writes to the volume, whatever Cinder thinks."""
+    for name in [rec.active, *layers.below(rec, rec.active)]:
+        path = rec.path(name)
+        if (os.path.isfile(path) and not os.path.islink(path) and
+                qemu_img.is_written(path)):
+            raise exception.VolumeBusy(volume=rec.volume, holder='a guest')
+
+
+def _refuse_stray_guest(rec):
+    """See that no guest writes below the active file.
+
+    A hard reboot, or the end of nova-compute, may come before Nova has noted
+    the file that a snapshot made; it then starts the server with the old one.
+    """
+    for name in layers.below(rec, rec.active):
+        path = rec.path(name)
+        if qemu_img.is_written(path):
+            raise exception.RecordError(
+                volume=rec.volume, reason='a server writes to %s, below the '
+                'active file %s, so that one of both lacks what is in the '
+                'other. Stop the server, and decide which to keep.' % (
+                    path, rec.active))
 
 
 def _begin_snapshot(rec, snapshot, online=False):
@@ -617,7 +636,9 @@ def _begin_snapshot(rec, snapshot, online=False):
     if os.path.lexists(path):
         raise exception.FileExists(path=path)
     layers.checked_chain(rec, rec.active)
-    if not online:
+    if online:
+        _refuse_stray_guest(rec)
+    else:
         _refuse_guest(rec)
     # A child is recorded before its overlay exists.
     rec.top['children'].append(name)

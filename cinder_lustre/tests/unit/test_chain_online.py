@@ -45,6 +45,14 @@ class OnlineTestCase(test_chain.ChainTestCase):
     def intent(self):
         return self.share.record(VOLUME)['intent']
 
+    def _open(self, name, fmt):
+        process = subprocess.Popen(
+            ['qemu-io', '-f', fmt, self.share.path(name)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.communicate, b'quit\n')
+        self.assertEqual(b'qemu-io> ', process.stdout.read(9))
+
 
 @ddt.ddt
 class CreateTestCase(OnlineTestCase):
@@ -68,14 +76,6 @@ class CreateTestCase(OnlineTestCase):
             'active'])
         self.assert_content(self.content, snapshot=ONE)
         self.assert_content(b'\x09' * 4096 + self.content[4096:])
-
-    def _open(self, name, fmt):
-        process = subprocess.Popen(
-            ['qemu-io', '-f', fmt, self.share.path(name)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.addCleanup(process.stdout.close)
-        self.addCleanup(process.communicate, b'quit\n')
-        self.assertEqual(b'qemu-io> ', process.stdout.read(9))
 
     def test_guest_has_moved_and_written_nothing(self):
         self._open(overlay(ONE), 'qcow2')
@@ -109,6 +109,36 @@ class CreateTestCase(OnlineTestCase):
         self.assertEqual([VOLUME], chain.pending(self.root))
         chain.settle(self.root, VOLUME)
         self.assertEqual([], chain.pending(self.root))
+
+
+@ddt.ddt
+class StrayGuestTestCase(OnlineTestCase):
+    """Nova has started a server with the file that it had before."""
+
+    def setUp(self):
+        super().setUp()
+        self.create('raw')
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        self.files = self.share.files()
+        self._open(BASE, 'raw')
+
+    @ddt.data((chain.begin_snapshot, TWO), (chain.begin_delete_snapshot, ONE))
+    @ddt.unpack
+    def test_online(self, operation, snapshot):
+        error = self.assertRaises(exception.RecordError, operation, self.root,
+                                  VOLUME, snapshot)
+        self.assertIn('%s, below the active file %s' % (
+            self.share.path(BASE), overlay(ONE)), str(error))
+        self.assertEqual(self.files, self.share.files())
+        self.assertIsNone(self.intent())
+
+    @ddt.data((chain.create_snapshot, TWO), (chain.revert, ONE),
+              (chain.delete,))
+    def test_offline(self, operation):
+        self.assertRaises(exception.VolumeBusy, operation[0], self.root,
+                          VOLUME, *operation[1:])
+        self.assertEqual(self.files, self.share.files())
+        self.assertIsNone(self.intent())
 
 
 @ddt.ddt
