@@ -111,7 +111,7 @@ LAB_STAGES = (
     # The same lab, with Nova from here on.
     Stage('nova-up', ('tools/lab/lab', 'up', '--nova'), 600,
           needs=('lab-up',)),
-    Stage('nova-demo', ('tools/lab/lab', 'demo', '--nova'), 900,
+    Stage('nova-demo', ('tools/lab/lab', 'demo', '--nova'), 1200,
           needs=('nova-up',), show=60),
     Stage('lab-down', ('tools/lab/lab', 'down'), 180),
     # Its logs stay with the others.

@@ -31,6 +31,7 @@ from urllib import parse
 import openstack
 from os_brick.initiator import connector as os_brick_connector
 
+from cinder_lab import report as lab_report
 from cinder_lustre import brick
 from cinder_lustre.cmd import check
 
@@ -583,7 +584,8 @@ def execute(run):
     try:
         with openstack.connect() as cloud:
             run(cloud, report)
-    except (DemoError, openstack.exceptions.SDKException) as exc:
+    except (DemoError, lab_report.LabError,
+            openstack.exceptions.SDKException) as exc:
         print('\nThe demonstration failed: %s' % exc, file=sys.stderr)
         return 1
     finally:

@@ -16,6 +16,7 @@ import fcntl
 import itertools
 import json
 import os
+import struct
 import subprocess
 from unittest import mock
 
@@ -1290,6 +1291,61 @@ class TrustTestCase(ChainTestCase):
         with open(self.share.path(BASE), 'r+b') as stream:
             stream.write(b'QFI\xfb\x00\x00\x00\x03\x00\x00\x00')
         self.assert_content(content)
+
+
+@ddt.ddt
+class AccessListTestCase(ChainTestCase):
+    """Other users of a file, such as QEMU's, keep what the share gives them.
+
+    The rights of a new file's group are the mask of its entries, which
+    check_share() sees.
+    """
+
+    USER = 64055
+    # What <linux/posix_acl_xattr.h> defines.
+    VERSION, ENTRY = struct.pack('<I', 2), struct.Struct('<HHI')
+    OWNER, NAMED, GROUP, MASK, REST = 0x01, 0x02, 0x04, 0x10, 0x20
+
+    def setUp(self):
+        super().setUp()
+        os.setxattr(self.root, 'system.posix_acl_default',
+                    self.VERSION + b''.join(
+                        self.ENTRY.pack(tag, rights, user) for
+                        tag, rights, user in (
+                            (self.OWNER, 7, -1 % (1 << 32)),
+                            (self.NAMED, 6, self.USER),
+                            (self.GROUP, 0, -1 % (1 << 32)),
+                            (self.MASK, 6, -1 % (1 << 32)),
+                            (self.REST, 0, -1 % (1 << 32)))))
+
+    def check_share(self):
+        super().check_share()
+        for name in self.share.files():
+            value = os.getxattr(self.share.path(name),
+                                'system.posix_acl_access')
+            entries = list(self.ENTRY.iter_unpack(value[len(self.VERSION):]))
+            self.assertIn((self.NAMED, 6, self.USER), entries, name)
+
+    @formats_and_thickness
+    @ddt.unpack
+    def test_after_all_operations(self, fmt, thick):
+        def step(operation, *args):
+            operation(self.root, *args)
+            self.check_share()
+            self.assertEqual(0o700, self.mode(record.DIRECTORY))
+
+        step(chain.create, VOLUME, fmt, SIZE, thick)
+        step(chain.extend, VOLUME, 2 * SIZE)
+        step(chain.create_snapshot, VOLUME, ONE)
+        step(chain.begin_snapshot, VOLUME, TWO)
+        step(chain.confirm_snapshot, VOLUME, TWO)
+        step(chain.settle, VOLUME)
+        step(chain.copy, VOLUME, None, self.root, OTHER, fmt, 2 * SIZE, thick)
+        step(chain.revert, VOLUME, TWO)
+        step(chain.delete_snapshot, VOLUME, ONE)
+        step(chain.delete_snapshot, VOLUME, TWO)
+        step(chain.convert, VOLUME, 'qcow2' if fmt == 'raw' else 'raw', thick)
+        step(chain.load, VOLUME, self.share.path('volume-' + OTHER), fmt)
 
 
 @ddt.ddt

@@ -138,6 +138,7 @@ def _values(lab, development_fstypes):
     values = {
         'link': lab.link, 'prefix': lab.prefix, 'venv': lab.venv,
         'base': lab.base, 'user': lab.user,
+        'guest_user': lab.guest_user,
         'keystone_url': lab.url('keystone'), 'glance_url': lab.url('glance'),
         'memcached': f'127.0.0.1:{lab.port("memcached")}',
         'service_password': lab.secret('service'),

@@ -36,17 +36,29 @@ def sudoers_file(base):
     return pathlib.Path(f'/etc/sudoers.d/cinder-lustre-lab-{base}')
 
 
-def ensure_user(lab):
-    """The user that all services run as; returns its passwd entry."""
+def ensure_users(lab):
+    """The user that all services run as, and that of QEMU."""
+    for name in (lab.user, *((lab.guest_user,) if lab.nova else ())):
+        if not exists(name):
+            commands.run(
+                'useradd', '--system', '--user-group', '--no-create-home',
+                '--home-dir', str(lab.link / 'run'),
+                '--shell', '/usr/sbin/nologin',
+                '--comment', f'cinder-lustre lab {lab.base}', name)
+
+
+def exists(user):
     try:
-        return pwd.getpwnam(lab.user)
+        pwd.getpwnam(user)
     except KeyError:
-        commands.run(
-            'useradd', '--system', '--user-group', '--no-create-home',
-            '--home-dir', str(lab.link / 'run'),
-            '--shell', '/usr/sbin/nologin',
-            '--comment', f'cinder-lustre lab {lab.base}', lab.user)
-        return pwd.getpwnam(lab.user)
+        return False
+    return True
+
+
+def users(base):
+    """The users that a lab has."""
+    return [name for name in (state.user_name(base),
+                              state.guest_user_name(base)) if exists(name)]
 
 
 def ensure_sudoers(lab, text):
@@ -63,22 +75,14 @@ def entries(base):
     found = [str(path) for path in (state.REGISTRY / str(base),
                                     sudoers_file(base))
              if os.path.lexists(path)]
-    try:
-        pwd.getpwnam(state.user_name(base))
-        found.append(f'user {state.user_name(base)}')
-    except KeyError:
-        pass
-    return found
+    return found + [f'user {name}' for name in users(base)]
 
 
 def remove(base):
-    """Take back what ensure_user, ensure_sudoers and create made."""
+    """Take back what ensure_users, ensure_sudoers and create made."""
     sudoers_file(base).unlink(missing_ok=True)
-    try:
-        pwd.getpwnam(state.user_name(base))
-        commands.run('userdel', state.user_name(base))
-    except KeyError:
-        pass
+    for name in users(base):
+        commands.run('userdel', name)
     (state.REGISTRY / str(base)).unlink(missing_ok=True)
 
 

@@ -43,7 +43,7 @@ def up(lab, nova=False):
         control = supervisor.Supervisor(lab)
         _install(lab)
         with report.step('configuration') as notes:
-            host.ensure_user(lab)
+            host.ensure_users(lab)
             config.directories(lab)
             digest = _configure(lab, shares)
             current = control.alive() and lab.get('running') == digest

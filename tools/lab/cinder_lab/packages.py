@@ -36,9 +36,9 @@ class Distribution:
     # The profile "nova" too; bindep.txt has them for those who look there.
     # libvirt without the daemon's units, users and networks; PyPI has its
     # Python binding only as a source.
-    nova: tuple = ('gcc', 'libvirt-daemon', 'libvirt-daemon-driver-qemu',
-                   'libvirt-dev', 'pkg-config', 'python3-dev',
-                   'qemu-system-x86')
+    nova: tuple = ('acl', 'gcc', 'libvirt-daemon',
+                   'libvirt-daemon-driver-qemu', 'libvirt-dev', 'pkg-config',
+                   'python3-dev', 'qemu-system-x86')
 
 
 def distribution(os_release):

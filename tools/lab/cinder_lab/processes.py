@@ -27,16 +27,14 @@ PROC = pathlib.Path('/proc')
 
 
 def of(base):
-    """The lab's processes: its user's, and those that sudo made root's.
+    """The lab's processes: its users', and those that sudo made root's.
 
     A process that overwrote its environment to set a title still has the
     user; sudo replaces the environment, but says on whose behalf.
     """
     user = state.user_name(base)
-    try:
-        uid = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        uid = None
+    uids = [entry.pw_uid for entry in pwd.getpwall()
+            if entry.pw_name in (user, state.guest_user_name(base))]
     # A container's user may have the same number, or even the same name.
     root = os.stat('/')
     marks = {f'{MARK}={base}'.encode(), f'SUDO_USER={user}'.encode()}
@@ -45,7 +43,7 @@ def of(base):
         if not entry.name.isdigit():
             continue
         try:
-            ours = entry.stat().st_uid == uid or marks.intersection(
+            ours = entry.stat().st_uid in uids or marks.intersection(
                 (entry / 'environ').read_bytes().split(b'\0'))
             if ours and stat(entry.name)[0] != 'Z' and os.path.samestat(
                     (entry / 'root').stat(), root):

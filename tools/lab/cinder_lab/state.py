@@ -64,6 +64,11 @@ def user_name(base):
     return f'cinder-lab-{base}'
 
 
+def guest_user_name(base):
+    """The user that QEMU runs as, with the profile "nova"."""
+    return f'{user_name(base)}-qemu'
+
+
 def links():
     """The links of all labs of this machine."""
     return [path for path in REGISTRY.glob('*') if path.is_symlink()]
@@ -197,6 +202,10 @@ class Lab:
     @property
     def user(self):
         return user_name(self.base)
+
+    @property
+    def guest_user(self):
+        return guest_user_name(self.base)
 
     @property
     def venv(self):

@@ -102,6 +102,10 @@ class Shares:
                 'to use, e.g. LAB_SHARE=10.0.0.1@tcp:/testfs')
         else:
             shares = self._start_standin()
+        if self._lab.nova:
+            for share in shares:
+                with self._mounted(share) as root:
+                    grant(root, self._lab)
         for name, share in zip(services.BACKENDS, shares):
             state.write(self._lab.prefix / f'etc/shares-{name}',
                         share + '\n')
@@ -156,6 +160,22 @@ class Shares:
                     commands.run('rm', '-rf', '--one-file-system',
                                  str(root / directory))
         destroy_standins(self._lab.base)
+
+
+def grant(root, lab):
+    """Let service and QEMU use a volume, whoever of them owns the file.
+
+    What a chmod below the mask takes away is not given back: the mask comes
+    from the mode with which the service makes a file.
+    """
+    both = ','.join(f'u:{user}:rw' for user in (lab.user, lab.guest_user))
+    default = ','.join(f'd:{entry}' for entry in both.split(','))
+    commands.run('setfacl', '-m', f'u:{lab.guest_user}:x,{default},'
+                 f'd:u::rwx,d:g::-,d:o::-', str(root))
+    # What was there before Nova.
+    volumes = [str(path) for path in root.glob('volume-*')]
+    if volumes:
+        commands.run('setfacl', '-m', both, *volumes)
 
 
 def fsnames(base):

@@ -90,6 +90,16 @@ class ConfigurationTestCase(testtools.TestCase):
         self.assertEqual('A="1%%"', parsed['program:p']['environment'])
         self.assertEqual('cinder-lab-18000', parsed['program:p']['user'])
 
+    def test_qemu_and_services_have_users_of_their_own(self):
+        self.lab.put('nova', True)
+        self.assertEqual(
+            {'libvirtd': 'root'},
+            {program.name: program.user
+             for program in sum(services.stages(self.lab), [])
+             if program.user})
+        text = config._render('qemu.conf', config._values(self.lab, ''))
+        self.assertIn('user = "cinder-lab-18000-qemu"', text)
+
     def test_programs_have_names_and_ports_of_their_own(self):
         programs = sum(services.stages(self.lab), [])
         names = [program.name for program in programs]
