@@ -25,7 +25,8 @@ PAGE = PACKAGE.parent / 'doc/source/admin/troubleshooting.rst'
 # Messages of other programs that the page explains.
 FOREIGN = ('Invalid InitiatorConnector protocol specified lustre',
            'Could not find a handler for lustre volume',
-           "Couldn't unmount …")
+           "Couldn't unmount …",
+           'Permission denied: …')
 
 
 def message_texts():

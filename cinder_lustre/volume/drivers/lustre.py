@@ -940,7 +940,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                 raise exception.RemoteFSException(
                     _('Snapshot %(id)s was not completed by Nova: '
                       '%(problem)s. See the log of nova-compute, then delete '
-                      'the snapshot.')
+                      'the snapshot; if its state is "error_deleting", set '
+                      'it to "error" first.')
                     % {'id': snapshot.id, 'problem': problem})
             time.sleep(_NOVA_POLL)
 

@@ -150,13 +150,24 @@ def shell(lab, args):
 
 def demo(lab, args):
     lifecycle.up(lab, args.nova)
-    program = [str(venv.LAB / 'nova_demo.py')] if args.nova else [
-        str(venv.LAB / 'demo.py'),
-        *(f'--format={fmt}' for fmt in args.format or ())]
+    if args.nova:
+        return _demonstrate(lab, 'nova_demo.py')
+    return _demonstrate(lab, 'demo.py', *(
+        f'--format={fmt}' for fmt in args.format or ()))
+
+
+def nova_faults(lab, args):
+    lifecycle.up(lab, nova=True)
+    return _demonstrate(lab, 'nova_faults.py', f'--format={args.format}',
+                        *([f'--case={args.case}'] if args.case else ()))
+
+
+def _demonstrate(lab, program, *arguments):
     # The demonstration looks at the shares only to check what is there.
     directories = storage.mounts(lab.prefix / 'mnt')
     return _execute(
-        lab, [str(lab.venv / 'bin/python'), *program],
+        lab, [str(lab.venv / 'bin/python'), str(venv.LAB / program),
+              *arguments],
         LAB_COMMAND=str(venv.LAB / 'lab'),
         LAB_SHARE_FILES=':'.join(str(lab.prefix / f'etc/shares-{name}')
                                  for name in services.BACKENDS),
@@ -227,6 +238,13 @@ def parser():
     each = add(dead_ost, 'let the OST of a volume die, and see what goes on')
     each.add_argument('--minutes', type=float, default=5,
                       help='how long it stays away (default: 5)')
+    each = add(nova_faults, 'let Nova and cinder-volume die over snapshots of '
+               'a server\'s volume')
+    each.add_argument('--format', choices=('raw', 'qcow2'), default='raw',
+                      help='of the volume (default: raw)')
+    each.add_argument('--case', help='run only cases with this in their '
+                      'names; "too long", which takes ten minutes, runs only '
+                      'so')
     add(clean, 'stop it and remove all of it but the packages')
     return top
 
