@@ -25,10 +25,6 @@ from cinder_lustre import worker
 LOG = logging.getLogger(__name__)
 
 _ZEROS = bytes(4 << 20)
-# How often QEMU may fail to measure the CPU, as it does on a busy host, for
-# the time that it takes to check a passphrase.
-_LUKS_TRIES = 5
-_NOT_MEASURED = 'Unable to get accurate CPU usage'
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -141,10 +137,10 @@ def make_image(path, layer, luks=None):
     :param luks: for a raw layer that is encrypted, the arguments of
                  qemu_img.format_luks()
     """
-    if luks is None:
-        descriptor = create_file(path)
-    else:
-        _make_luks(path, luks)
+    descriptor = create_file(path)
+    if luks is not None:
+        os.close(descriptor)
+        qemu_img.format_luks(path, **luks)
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         if layer['format'] == 'raw':
@@ -157,17 +153,6 @@ def make_image(path, layer, luks=None):
             path, layer['format'], layer['size'], preallocation=allocation),
             layer)
         sync(path)
-
-
-def _make_luks(path, luks):
-    for tries_left in reversed(range(_LUKS_TRIES)):
-        os.close(create_file(path))
-        try:
-            qemu_img.format_luks(path, **luks)
-            return
-        except exception.CommandFailed as exc:
-            if not tries_left or _NOT_MEASURED not in exc.kwargs['stderr']:
-                raise
 
 
 def make_overlay(path, size, rec, lower):

@@ -43,6 +43,10 @@ _KEY = 'key'
 # Milliseconds that a passphrase takes to check, at each attachment. It is a
 # random key, which is not found by trying, however little that takes.
 _ITERATION_TIME = 100
+# QEMU measures how fast the CPU is for that, and often cannot on a busy host;
+# that takes it a few hundredths of a second.
+_NOT_MEASURED = 'Unable to get accurate CPU usage'
+_LUKS_TRIES = 50
 # Python has no names for them, nor for struct flock of 64-bit systems.
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
 _FLOCK = struct.Struct('hhqqi4x')
@@ -100,7 +104,7 @@ def format_luks(path, passphrase, cipher_alg, cipher_mode, ivgen_alg):
 
     Its size is that of the LUKS header; it grows as a raw image does.
 
-    :param path: the file; one that exists is truncated, and removed on error
+    :param path: the file, which is truncated, and removed on error
     :param cipher_alg: as QEMU calls it, as in aes-256
     :param cipher_mode: as in xts
     :param ivgen_alg: as in plain64
@@ -109,9 +113,18 @@ def format_luks(path, passphrase, cipher_alg, cipher_mode, ivgen_alg):
     options = ['key-secret=%s' % _KEY, 'cipher-alg=%s' % cipher_alg,
                'cipher-mode=%s' % cipher_mode, 'ivgen-alg=%s' % ivgen_alg,
                'iter-time=%d' % _ITERATION_TIME]
-    with _secret(passphrase) as secret:
-        _run(['create', '-q', '-f', 'luks', *secret, '-o', ','.join(options),
-              path, '0'], path)
+    for tries_left in reversed(range(_LUKS_TRIES)):
+        try:
+            with _secret(passphrase) as secret:
+                _run(['create', '-q', '-f', 'luks', *secret,
+                      '-o', ','.join(options), path, '0'], path)
+            return
+        except exception.CommandFailed as exc:
+            if not tries_left or _NOT_MEASURED not in exc.kwargs['stderr']:
+                raise
+            # It has gone, and qemu-img would let others read a new one.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                             0o660))
 
 
 def encrypt(src, src_fmt, dst, passphrase):

@@ -158,7 +158,8 @@ class EncryptedChainTestCase(EncryptedTestCase):
             self.load()
         with open(os.path.join(self.outside, 'seen')) as stream:
             seen = stream.read()
-        self.assertEqual(3, seen.count('--object'))
+        # QEMU may have had to try more than once.
+        self.assertLessEqual(3, seen.count('--object'))
         self.assertIn('/memfd:secret (deleted)', seen)
         self.assertNotIn(LUKS['passphrase'], seen)
         self.assertEqual([], [name for name in os.listdir('/proc/self/fd')
@@ -260,7 +261,7 @@ class EncryptedChainTestCase(EncryptedTestCase):
         self.assert_plain(PLAIN)
 
     @ddt.data((1, 'Unable to get accurate CPU usage', None),
-              (9, 'Unable to get accurate CPU usage',
+              (99, 'Unable to get accurate CPU usage',
                exception.CommandFailed),
               (1, 'No space left on device', exception.NoSpace))
     @ddt.unpack
