@@ -12,6 +12,7 @@
 
 """The os-brick connector: a volume's file for this host's services."""
 
+import io
 import os
 
 from os_brick import initiator
@@ -95,8 +96,10 @@ class LustreConnector(remotefs.RemoteFsConnector):
         if image_format == 'qcow2':
             handle = nbd.open_image(path, read_only, self.operation_timeout,
                                     discard=not thick)
+        elif read_only:
+            handle = open(path, 'rb')
         else:
-            handle = open(path, 'rb' if read_only else 'r+b')
+            handle = _RawDisk(open(path, 'r+b', buffering=0))
         return {'path': handle}
 
     @utils.trace
@@ -178,3 +181,11 @@ class LustreConnector(remotefs.RemoteFsConnector):
         directory = os.path.dirname(path)
         child = self._workers.setdefault(directory, worker.Worker(directory))
         return child.run(func, *args, timeout=self.operation_timeout)
+
+
+class _RawDisk(io.BufferedRandom):
+    """Makes flush reach the disk: Cinder deletes the source of a copy then."""
+
+    def flush(self):
+        super().flush()
+        os.fsync(self.fileno())

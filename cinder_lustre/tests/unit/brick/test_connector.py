@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import errno
 import io
 import os
 import stat
@@ -217,6 +218,28 @@ class RawDiskTestCase(ConnectorTestCase):
         stream.close()
         self.assertEqual(b'x' + b'\xff' * (SIZE - 1),
                          self.contents(path, 'raw'))
+
+    def test_what_is_flushed_or_closed_is_on_disk(self):
+        path = self.create(NAME, 'raw', SIZE)
+        stream = self.open('raw')
+        on_disk = []
+        self.useFixture(fixtures.MockPatch(
+            'os.fsync', lambda descriptor: on_disk.append(
+                self.contents(path, 'raw')[:1])))
+        for content, end in (b'1', stream.flush), (b'2', stream.close):
+            stream.seek(0)
+            stream.write(content)
+            end()
+            self.assertEqual(content, on_disk[-1])
+
+    def test_error_of_the_disk(self):
+        self.create(NAME, 'raw', SIZE)
+        stream = self.open('raw')
+        stream.write(b'x')
+        with mock.patch('os.fsync', side_effect=OSError(errno.EDQUOT, '')):
+            self.assertRaises(OSError, stream.flush)
+            self.assertRaises(OSError, stream.close)
+        self.assertTrue(stream.closed)
 
     @ddt.data('raw', 'qcow2')
     def test_read_only(self, fmt):
