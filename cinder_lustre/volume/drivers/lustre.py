@@ -687,9 +687,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def _luks_of(self, volume):
         """How QEMU is to encrypt a volume, None if it is not.
 
+        A migration overwrites its target with what is encrypted already, and
+        whoever moves the volumes of others cannot read their keys.
+
         :returns: the arguments of qemu_img.format_luks()
         """
-        if not volume.encryption_key_id:
+        if not volume.encryption_key_id or volume.is_migration_target():
             return None
         key = key_manager.API(CONF).get(volume.obj_context,
                                         volume.encryption_key_id)

@@ -15,7 +15,9 @@
 
 import os
 import subprocess
+from unittest import mock
 
+from castellan.common import exception as castellan_exception
 from cinder import exception
 from cinder.keymgr import conf_key_mgr
 from cinder.objects import fields
@@ -288,8 +290,17 @@ class EncryptedVolumeTestCase(EncryptionTestCase):
                      self.driver.initialize_connection, source, {})
 
     def test_migration_between_backends(self):
+        """Barbican gives no administrator the keys of other projects."""
         source = self.create_encrypted()
-        self.driver.create_volume(self.target(source))
+        target = self.target(source)
+        self.patch('cinder.keymgr.conf_key_mgr.ConfKeyManager.get',
+                   mock.Mock(side_effect=castellan_exception.Forbidden))
+        self.assertRaises(castellan_exception.Forbidden,
+                          self.driver.create_volume, self.new_encrypted())
+        target.update(self.driver.create_volume(target))
+        self.assertEqual(units.Gi, os.path.getsize(
+            self.driver.local_path(target)))
+        self.connection(target)
 
 
 @ddt.ddt
