@@ -85,10 +85,9 @@ class LustreConnector(remotefs.RemoteFsConnector):
         path = self._get_volume_path(connection_properties)
         image_format = connection_properties.get('format')
         thick = connection_properties.get('discard') is False
-        # To a path, Cinder copies sparsely, and an encryptor needs one.
+        # To a path, Cinder copies sparsely.
         if not (self._expect_raw_disk or self.copies_contents and (
-                image_format == 'qcow2' or
-                thick and not connection_properties.get('encrypted'))):
+                image_format == 'qcow2' or thick)):
             return {'path': path}
         # What hangs is to hang in a child, not in this process.
         self._virtual_size(path, connection_properties)
