@@ -171,9 +171,9 @@ def hsm_states(paths):
     """What HSM has done to files. May block.
 
     :param paths: absolute paths of files
-    :returns: the words that HSM has for each, by path, without those that
-              are gone; None without lfs
-    :raises: CommandFailed
+    :returns: the words that HSM has for each, by path, up to the first that is
+              gone or cannot be opened; None without lfs
+    :raises: CommandFailed when that is the first one of all
     """
     result = _run((*_HSM, *paths))
     if result is None:

@@ -25,6 +25,7 @@ import re
 import struct
 import tempfile
 
+from cinder_lustre import exception
 from cinder_lustre import lfs
 from cinder_lustre import worker
 
@@ -109,24 +110,42 @@ def visit(path, owner, visitor):
 def hsm(path):
     """Which volume files HSM has taken hold of.
 
-    :returns: 'files', how many were looked at, and names: 'released' and
-              'archived'; None without lfs
+    :returns: 'files', how many were looked at, and names: 'released',
+              'archived', and 'unseen' for those that lfs said nothing about;
+              None without lfs
     """
-    names = sorted(filter(_IMAGE.fullmatch, os.listdir(path)))
-    found = {'files': len(names), 'released': [], 'archived': []}
-    for first in range(0, len(names), _BATCH):
-        batch = names[first:first + _BATCH]
-        states = lfs.hsm_states([os.path.join(path, name) for name in batch])
+    left = sorted(filter(_IMAGE.fullmatch, os.listdir(path)))
+    found = {'files': 0, 'released': [], 'archived': [], 'unseen': []}
+    while left:
+        batch, left = left[:_BATCH], left[_BATCH:]
+        states = _hsm_states(path, batch)
         if states is None:
             return None
-        for name in batch:
-            flags = states.get(os.path.join(path, name), ())
+        found['files'] += len(states)
+        for name, flags in states.items():
             for flag in 'released', 'archived':
                 if flag in flags:
                     found[flag].append(name)
                     break
+        unseen = [name for name in batch if name not in states]
+        if unseen:
+            # lfs stops at the first file that it cannot open.
+            left = unseen[1:] + left
+            if os.path.lexists(os.path.join(path, unseen[0])):
+                found['unseen'].append(unseen[0])
         worker.progress(None)
     return found
+
+
+def _hsm_states(path, names):
+    try:
+        states = lfs.hsm_states([os.path.join(path, name) for name in names])
+    except exception.CommandFailed:
+        if os.path.lexists(os.path.join(path, names[0])):
+            raise
+        return {}
+    return states and {os.path.basename(each): flags
+                       for each, flags in states.items()}
 
 
 def _file(path):

@@ -322,6 +322,10 @@ def hsm(target, host):
     if found['archived']:
         return verdict.failure('HSM has archived %s, and may take the data '
                                'away next.' % _some(found['archived']), cure)
+    if found['unseen']:
+        return verdict.unknown('lfs tells nothing about %s.'
+                               % _some(found['unseen']),
+                               'See what "lfs hsm_state" says of them.')
     if not found['files']:
         return verdict.unknown('there is no volume yet.', cure)
     return verdict.ok('HSM has none of %d files.' % found['files'])

@@ -13,6 +13,7 @@
 """The checks of shares, with their real children on real directories."""
 
 import errno
+import itertools
 import os
 import struct
 from unittest import mock
@@ -308,13 +309,16 @@ class ShareChecksTestCase(SharesTestCase):
     def test_hsm(self):
         for found, status, word in (
                 (None, 'unknown', 'no lfs'),
-                ({'files': 0, 'released': [], 'archived': []}, 'unknown',
-                 'purge'),
-                ({'files': 3, 'released': [], 'archived': []}, 'ok', '3'),
-                ({'files': 3, 'released': [], 'archived': ['volume-a']},
-                 'failure', 'archived volume-a'),
+                ({'files': 0}, 'unknown', 'purge'),
+                ({'files': 3}, 'ok', '3'),
+                ({'files': 3, 'archived': ['volume-a']}, 'failure',
+                 'archived volume-a'),
                 ({'files': 3, 'released': ['volume-b'],
-                  'archived': ['volume-a']}, 'failure', 'volume-b away')):
+                  'archived': ['volume-a']}, 'failure', 'volume-b away'),
+                ({'files': 2, 'unseen': ['volume-c']}, 'unknown',
+                 'about volume-c')):
+            if found:
+                found = {'released': [], 'archived': [], 'unseen': [], **found}
             self.assert_verdict(status, shares.hsm(
                 self.target(hsm=found), self.host()), word)
 
@@ -375,25 +379,34 @@ class ProbeTestCase(SharesTestCase):
     def test_hsm(self):
         names = ['volume-%03d' % number for number in range(250)]
         self.touch(*names, 'base-1', 'volume-000.info', '.tmp-1', 'other')
+        flags = {'volume-003': ['exists', 'archived'],
+                 'volume-240': ['released', 'exists', 'archived']}
+        # One was deleted meanwhile, and one cannot be opened.
+        gone, closed = 'base-1', 'volume-002'
         asked = []
 
         def states(paths):
+            """As lfs does, which stops at the first error."""
             asked.append(len(paths))
-            found = {path: [] for path in paths}
-            for name, flags in (
-                    ('volume-003', ['exists', 'archived']),
-                    ('volume-240', ['released', 'exists', 'archived'])):
-                path = os.path.join(self.root, name)
-                if path in found:
-                    found[path] = flags
-            # One was deleted meanwhile.
-            found.pop(os.path.join(self.root, 'volume-001'), None)
-            return found
+            names = [os.path.basename(path) for path in paths]
+            good = list(itertools.takewhile(
+                lambda name: name not in (gone, closed), names))
+            if not good:
+                raise exception.CommandFailed(command='lfs', exit_code=2,
+                                              stderr=names[0])
+            return {os.path.join(self.root, name): flags.get(name, [])
+                    for name in good}
 
         self.patch(lfs, 'hsm_states', states)
-        self.assertEqual({'files': 251, 'released': ['volume-240'],
-                          'archived': ['volume-003']}, probe.hsm(self.root))
-        self.assertEqual([200, 51], asked)
+        original = os.path.lexists
+        self.patch(os.path, 'lexists', lambda path: (
+            not path.endswith(gone) and original(path)))
+        self.assertEqual({'files': 249, 'released': ['volume-240'],
+                          'archived': ['volume-003'],
+                          'unseen': ['volume-002']}, probe.hsm(self.root))
+        self.assertEqual([200, 200, 200, 47], asked)
+        gone, closed = 'none', 'base-1'
+        self.assertRaises(exception.CommandFailed, probe.hsm, self.root)
         self.patch(lfs, 'hsm_states', lambda paths: None)
         self.assertIsNone(probe.hsm(self.root))
 
