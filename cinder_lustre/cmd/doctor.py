@@ -103,8 +103,8 @@ def _parse(arguments):
                         action='append', default=[],
                         help='the number that a user has on all hosts; may '
                         'be repeated')
-    parser.add_argument('--timeout', type=int, default=doctor.Host.timeout,
-                        metavar='SECONDS',
+    parser.add_argument('--timeout', type=_seconds, metavar='SECONDS',
+                        default=doctor.Host.timeout,
                         help='how long a share may not answer '
                         '(%(default)s)')
     parser.add_argument('--json', action='store_true',
@@ -117,6 +117,12 @@ def _uid(text):
     if not name or not number.isdecimal():
         raise argparse.ArgumentTypeError('"%s" is not USER=NUMBER' % text)
     return name, int(number)
+
+
+def _seconds(text):
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError('"%s" is no number of seconds' % text)
+    return int(text)
 
 
 def _host(args):

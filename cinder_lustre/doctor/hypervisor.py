@@ -19,7 +19,9 @@ import re
 import subprocess
 
 from cinder_lustre.doctor import host as host_checks
+from cinder_lustre.doctor import probe
 from cinder_lustre.doctor import verdict
+from cinder_lustre import exception
 from cinder_lustre import worker
 
 _VERSION_COMMANDS = ('virtqemud', 'libvirtd', 'virsh')
@@ -71,9 +73,10 @@ def read_settings(path):
 
 def qemu_user(settings):
     """The uid, gid and groups that QEMU runs with; None if it is unknown."""
-    names = [settings['user']] if settings.get('user') else _QEMU_USERS
-    found = next(filter(None, map(identity, names)), None)
-    group = settings.get('group')
+    user, group = (str(settings.get(name) or '')
+                   for name in ('user', 'group'))
+    found = next(filter(None, map(identity, [user] if user else _QEMU_USERS)),
+                 None)
     if found is None or not group:
         return found
     try:
@@ -115,8 +118,17 @@ def shared_filesystems(host):
     """What libvirt takes for shared between hosts."""
     if host.qemu_settings is None:
         return _no_settings(host)
-    named = [os.path.realpath(path) for path in
-             host.qemu_settings.get('shared_filesystems', ())]
+    named = host.qemu_settings.get('shared_filesystems')
+    try:
+        # libvirt takes nothing but a list; what it names may hang.
+        named = worker.Worker('shared_filesystems').run(
+            probe.real_paths, named if isinstance(named, list) else [],
+            timeout=host.timeout)
+    except exception.ShareUnavailable:
+        return verdict.unknown(
+            'one of %s, which shared_filesystems in %s names, does not '
+            'answer.' % (', '.join(named), host.qemu_conf),
+            'Look at "targets" below; bring its servers back.')
     missing = [base for base in host.nova_bases
                if not any(os.path.commonpath((base, path)) == path
                           for path in named)]
@@ -232,7 +244,8 @@ def _read_rules(name):
     rules = []
     for match in _RULE.finditer('\n'.join(texts)):
         path = match['path'].replace('@{HOME}', '{/home/*,/root}')
-        if '@{' not in path:
+        # Nor are patterns with a backslash understood.
+        if '@{' not in path and '\\' not in path:
             rules.append((bool(match['deny']), _glob(path), match['modes']))
     return rules
 

@@ -44,6 +44,11 @@ _BATCH = 200
 _IMAGE = re.compile(r'volume-.*(?<!\.info)|base-.*', re.DOTALL)
 
 
+def real_paths(paths):
+    """Paths without their symbolic links."""
+    return [os.path.realpath(path) for path in paths]
+
+
 def directory(path):
     """Whose the share's directory is.
 

@@ -121,7 +121,8 @@ class CommandTestCase(testtools.TestCase):
         self.assertIn(word, json.loads(self.out.getvalue())['error'])
 
     @ddt.data(['--expect-uid', 'cinder'], ['--expect-uid', 'cinder=x'],
-              ['--expect-uid', '=1'], ['--role', 'another'])
+              ['--expect-uid', '=1'], ['--role', 'another'],
+              ['--timeout', '0'], ['--timeout=-1'])
     def test_wrong_arguments(self, arguments):
         with contextlib.redirect_stderr(io.StringIO()):
             error = self.assertRaises(SystemExit, command.main, arguments)

@@ -11,6 +11,7 @@
 #    under the License.
 
 import os
+from unittest import mock
 
 import ddt
 import fixtures
@@ -18,6 +19,7 @@ import testtools
 
 from cinder_lustre import doctor
 from cinder_lustre.doctor import hypervisor as checks
+from cinder_lustre import exception
 from cinder_lustre import worker
 
 BASE = '/var/lib/nova/mnt'
@@ -87,6 +89,7 @@ empty = ""
     def test_qemu_user(self):
         self.assertEqual((1, 1, [1]), checks.qemu_user({'user': 'daemon'}))
         self.assertEqual((1, 1, [1]), checks.qemu_user({'user': '+1'}))
+        self.assertEqual((1, 1, [1]), checks.qemu_user({'user': 1}))
         self.assertEqual((1, 2, [1, 2]), checks.qemu_user(
             {'user': 'daemon', 'group': 'bin'}))
         self.assertEqual((1, 2, [1, 2]), checks.qemu_user(
@@ -114,11 +117,23 @@ empty = ""
                 ('shared_filesystems = [ "/var/lib/nova/mnt" ]', 'ok'),
                 ('shared_filesystems = [ "/srv", "/var/lib/nova/" ]', 'ok'),
                 ('shared_filesystems = [ "/var/lib/nova/mnt2" ]', 'warning'),
-                ('#shared_filesystems = [ "/var/lib/nova" ]', 'warning')):
+                ('#shared_filesystems = [ "/var/lib/nova" ]', 'warning'),
+                ('shared_filesystems = "/var/lib/nova"', 'warning'),
+                ('shared_filesystems = 1', 'warning')):
             self.assert_verdict(
                 status, checks.shared_filesystems(self.host(text)), BASE)
         self.assert_verdict('unknown', checks.shared_filesystems(
             self.host(bases=())))
+
+    def test_shared_filesystems_that_hang(self):
+        """It is a child that waits for them."""
+        self.useFixture(fixtures.MockPatch(
+            'cinder_lustre.worker.Worker.run',
+            side_effect=exception.ShareUnavailable(share='', reason='')))
+        with mock.patch('os.path.realpath') as real:
+            self.assert_verdict('unknown', checks.shared_filesystems(
+                self.host('shared_filesystems = [ "/one" ]')), '/one')
+        real.assert_not_called()
 
     def test_no_configuration(self):
         host = doctor.Host(frozenset(['compute']),
@@ -164,6 +179,7 @@ empty = ""
                 ('/var/lib/nova/mnt/** r,\n', '', 'ok'),
                 ('  "/var/lib/{cinder,nova}/mnt/*/volume-*" rk,\n', '', 'ok'),
                 ('/var/lib/nova/mnt/* r,\n', '', 'warning'),
+                ('/run/a\\{b r,\n/var/lib/nova/mnt/** r,\n', '', 'ok'),
                 ('/var/lib/nova/mnt/** w,\n', '', 'warning'),
                 ('#/var/lib/nova/mnt/** r,\n', '', 'warning'),
                 ('/var/lib/nova/mnt/** r,\ndeny /var/** r,\n', '', 'warning'),
