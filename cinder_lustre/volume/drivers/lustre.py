@@ -71,6 +71,9 @@ _DETACHED = fields.VolumeAttachStatus.DETACHED
 _MOVING = (fields.VolumeAttachStatus.RESERVED,
            fields.VolumeAttachStatus.ATTACHING,
            'detaching')
+# The states of a volume that a backup is restored to, also to a new one.
+_RESTORED = (fields.VolumeStatus.RESTORING_BACKUP,
+             fields.VolumeStatus.CREATING)
 
 # Seconds that Nova may take for a snapshot, as RemoteFS drivers have it.
 _CREATION_WAIT = 600
@@ -725,6 +728,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
         :raises: InvalidVolume
         """
+        # The table of backups is long, and has no index for what follows.
+        if volume.status not in _RESTORED:
+            return
         for backup in objects.BackupList.get_all(
                 cinder_context.get_admin_context(), filters={
                     'restore_volume_id': volume.id,
@@ -1306,7 +1312,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                           'when that has ended.') % volume.id) from exc
 
     def _connect(self, volume):
-        self._check_restored(volume)
+        self._check_restored(self._as_it_is(volume))
         layout = self._run_on(chain.describe, volume)
         if volume.encryption_key_id:
             self._check_encrypted_file(layout['format'])

@@ -362,9 +362,12 @@ class EncryptedImageTestCase(EncryptionTestCase):
                      self.images(content=content, fmt=fmt), fake.IMAGE_ID)
 
 
+@ddt.ddt
 class EncryptedBackupTestCase(EncryptionTestCase):
 
-    def restoring(self, volume, key_id):
+    def restoring(self, volume, key_id, status='restoring-backup'):
+        volume.status = status
+        volume.save()
         return test_utils.create_backup(
             self.context, volume.id, restore_volume_id=volume.id,
             encryption_key_id=key_id, status=fields.BackupStatus.RESTORING)
@@ -375,16 +378,24 @@ class EncryptedBackupTestCase(EncryptionTestCase):
             self.restoring(volume, key_id)
             self.connection(volume)
 
-    def test_restore_to_the_other_kind(self):
+    @ddt.data('restoring-backup', 'creating')
+    def test_restore_to_the_other_kind(self, status):
         for volume, key_id in ((self.create_encrypted(), None),
                                (self.create_volume(), KEY_ID)):
-            backup = self.restoring(volume, key_id)
+            backup = self.restoring(volume, key_id, status)
             self.refused(exception.InvalidVolume, backup.id,
                          self.driver.initialize_connection, volume, {})
             # What was restored before does not matter.
             backup.status = fields.BackupStatus.AVAILABLE
             backup.save()
             self.connection(volume)
+
+    def test_backups_are_read_for_a_restore_only(self):
+        volume = self.create_volume()
+        volume.status = 'reserved'
+        volume.save()
+        self.patch('cinder.objects.BackupList.get_all', None)
+        self.connection(volume)
 
     def test_backup_of_an_attached_one(self):
         volume = self.create_encrypted()
