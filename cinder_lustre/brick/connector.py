@@ -85,9 +85,11 @@ class LustreConnector(remotefs.RemoteFsConnector):
         path = self._get_volume_path(connection_properties)
         image_format = connection_properties.get('format')
         thick = connection_properties.get('discard') is False
-        # To a path, Cinder copies sparsely.
+        # To a path, Cinder copies sparsely; that of an encrypted volume is a
+        # link, which root makes in a directory that not every host has.
         if not (self._expect_raw_disk or self.copies_contents and (
-                image_format == 'qcow2' or thick)):
+                image_format == 'qcow2' or thick or
+                connection_properties.get('encrypted'))):
             return {'path': path}
         # What hangs is to hang in a child, not in this process.
         self._virtual_size(path, connection_properties)

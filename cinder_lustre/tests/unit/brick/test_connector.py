@@ -440,6 +440,18 @@ class EncryptionTestCase(ConnectorTestCase):
         conn.disconnect_volume(properties, device)
         self.unlink.assert_called_once_with(device['path'])
 
+    def test_a_process_that_copies_ciphertext_needs_no_link(self):
+        self.addCleanup(brick.register)
+        brick.register(copies_contents=True)
+        conn = self.connector()
+        properties = self.properties('raw', encrypted=True)
+        device = conn.connect_volume(properties)
+        self.assertEqual(bytes(SIZE), device['path'].read())
+        conn.disconnect_volume(properties, device)
+        self.assertTrue(device['path'].closed)
+        self.link.assert_not_called()
+        self.unlink.assert_not_called()
+
     def test_link_cannot_be_made(self):
         self.link.side_effect = OSError('no link')
         error = self.assertRaises(
