@@ -34,6 +34,10 @@ import demo
 
 # The console is read anew this often (seconds).
 INTERVAL = 1
+# What every guest writes before its areas (guest/init).
+MARK = b'LUSTRELAB'
+# What QEMU takes of an encrypted volume.
+LUKS_HEADER = 2068480
 
 
 @dataclasses.dataclass
@@ -42,11 +46,13 @@ class Disk:
 
     :param size: in GiB
     :param generation: the last one that was read correctly; 0: none yet
+    :param header: bytes of it that a server does not get
     """
 
     volume: object
     size: int = 1
     generation: int = 0
+    header: int = 0
 
 
 class NovaDemo(demo.Demo):
@@ -152,7 +158,8 @@ class NovaDemo(demo.Demo):
         volume_id = disk.volume.id
         try:
             last = console.last_generation(
-                self.console(server), volume_id, disk.size * demo.GIB,
+                self.console(server), volume_id,
+                disk.size * demo.GIB - disk.header,
                 self.floors.get((server.id, volume_id), 0))
         except ValueError as exc:
             raise demo.DemoError('server %s reads from volume %s, %s' % (
@@ -247,6 +254,7 @@ class NovaDemo(demo.Demo):
             self.prove(second, shared)
         with self.step('delete the first server'):
             self.delete_servers(server)
+        self.run_encrypted(second, raw, qcow2)
         with self.step('boot from a volume'):
             image = self.image()
             root = self.create_disk('lustre-qcow2', image_id=image.id)
@@ -274,6 +282,28 @@ class NovaDemo(demo.Demo):
                 raise demo.DemoError('the shares are not clean')
         with self.step('delete everything'):
             self.delete_all()
+
+    def run_encrypted(self, server, *disks):
+        """A volume that QEMU encrypts.
+
+        :param disks: what the server has already
+        """
+        with self.step('attach an encrypted volume, write, read'):
+            secret = self.create_disk('lustre-luks')
+            secret.header = LUKS_HEADER
+            self.attach(server, secret)
+            self.prove(server, secret)
+        with self.step('reboot hard, extend it online, compare'):
+            self.reboot(server, *disks, secret)
+            self.extend(secret)
+            self.prove(server, *disks, secret)
+        with self.step('detach it; nothing of it is in clear'):
+            self.detach(server, secret)
+            with self.attached(secret.volume) as stream:
+                while block := stream.read(demo.CHUNK):
+                    if MARK in block:
+                        raise demo.DemoError('volume %s is not encrypted'
+                                             % secret.volume.id)
 
     def run_dead_host(self, kept, lost, root, raw, qcow2):
         """Let the host die; Cinder has to get on with QEMU's files.

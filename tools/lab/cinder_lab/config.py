@@ -72,9 +72,8 @@ def directories(lab):
                  *(f'mnt/{name}' for name in services.BACKENDS),
                  *(nova if lab.nova else ())):
         (lab.prefix / name).mkdir(parents=True, exist_ok=True)
-    host.ensure_directories(host.DEVICES)
     if lab.nova:
-        host.ensure_directories(host.LIBVIRT)
+        host.ensure_directories()
     for name in {pathlib.Path(name).parts[0] for name in owned}:
         top = lab.prefix / name
         if top.stat().st_uid != user.pw_uid:

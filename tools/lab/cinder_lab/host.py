@@ -27,8 +27,6 @@ from cinder_lab import state
 LIBVIRT = tuple(map(pathlib.Path, (
     '/etc/libvirt', '/run/libvirt', '/var/cache/libvirt', '/var/lib/libvirt',
     '/var/log/libvirt')))
-# Where udev keeps links to devices, and os-brick those to encrypted volumes.
-DEVICES = pathlib.Path('/dev/disk'), pathlib.Path('/dev/disk/by-id')
 MARK = '.cinder-lustre-lab'
 
 
@@ -86,12 +84,9 @@ def remove(base):
     (state.REGISTRY / str(base)).unlink(missing_ok=True)
 
 
-def ensure_directories(paths):
-    """Make what a host has without a lab, unless it is a bare one.
-
-    Those of LIBVIRT are mount points for the lab's libvirtd, and for it alone.
-    """
-    for path in paths:
+def ensure_directories():
+    """Mount points for the lab's libvirtd, and for it alone."""
+    for path in LIBVIRT:
         if not path.exists():
             path.mkdir()
             (path / MARK).touch()
@@ -99,7 +94,7 @@ def ensure_directories(paths):
 
 def remove_directories():
     """Take back what ensure_directories made, once no lab is left."""
-    for path in reversed(LIBVIRT + DEVICES):
+    for path in LIBVIRT:
         if (path / MARK).exists():
             (path / MARK).unlink()
             if not os.listdir(path):
