@@ -85,7 +85,7 @@ TOX_STAGES = (
     _tox('nova-only-2026.1', 'nova-only-2026.1', tests=True),
     _tox('nova-only', 'nova-only', tests=True),
     _tox('tempest-only', 'tempest-only', tests=True),
-    _tox('functional', 'functional', limit=900, tests=True),
+    _tox('functional', 'functional', limit=1500, tests=True),
 )
 
 
