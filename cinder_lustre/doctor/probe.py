@@ -136,7 +136,7 @@ def hsm(path):
         if unseen:
             # lfs stops at the first file that it cannot open.
             left = unseen[1:] + left
-            if os.path.lexists(os.path.join(path, unseen[0])):
+            if _is_listed(path, unseen[0]):
                 found['unseen'].append(unseen[0])
         worker.progress(None)
     return found
@@ -146,11 +146,16 @@ def _hsm_states(path, names):
     try:
         states = lfs.hsm_states([os.path.join(path, name) for name in names])
     except exception.CommandFailed:
-        if os.path.lexists(os.path.join(path, names[0])):
+        if _is_listed(path, names[0]):
             raise
         return {}
     return states and {os.path.basename(each): flags
                        for each, flags in states.items()}
+
+
+def _is_listed(path, name):
+    # A look at the file itself hangs when its OST is dead.
+    return name in os.listdir(path)
 
 
 def _file(path):

@@ -398,14 +398,15 @@ class ProbeTestCase(SharesTestCase):
                     for name in good}
 
         self.patch(lfs, 'hsm_states', states)
-        original = os.path.lexists
-        self.patch(os.path, 'lexists', lambda path: (
-            not path.endswith(gone) and original(path)))
+        listed = [sorted(os.listdir(self.root))]
+        listed.append([name for name in listed[0] if name != gone])
+        self.patch(os, 'listdir', lambda path: listed[min(len(asked), 1)])
         self.assertEqual({'files': 249, 'released': ['volume-240'],
                           'archived': ['volume-003'],
                           'unseen': ['volume-002']}, probe.hsm(self.root))
         self.assertEqual([200, 200, 200, 47], asked)
         gone, closed = 'none', 'base-1'
+        listed[1] = listed[0]
         self.assertRaises(exception.CommandFailed, probe.hsm, self.root)
         self.patch(lfs, 'hsm_states', lambda paths: None)
         self.assertIsNone(probe.hsm(self.root))
