@@ -177,10 +177,13 @@ class NovaDemo(demo.Demo):
 
     def snapshot(self, disk):
         """Take a snapshot of a volume that a server has."""
+        return self.wait_for(self.request_snapshot(disk))
+
+    def request_snapshot(self, disk):
+        """Ask for a snapshot, and do not wait for it."""
         answer = self.call('post', '/snapshots', {'snapshot': {
             'volume_id': disk.volume.id, 'name': 'demo-nova', 'force': True}})
-        return self.wait_for(self.cinder.get_snapshot(
-            answer['snapshot']['id']))
+        return self.cinder.get_snapshot(answer['snapshot']['id'])
 
     def extend(self, disk):
         self.act(disk.volume, 'os-extend', {'new_size': disk.size + 1})

@@ -84,7 +84,7 @@ class NovaFaults(nova_demo.NovaDemo):
     def create_without_api(self):
         self.services.kill('nova')
         try:
-            snapshot = self.request_snapshot()
+            snapshot = self.request_snapshot(self.disk)
             self.settled(snapshot, 'error')
         finally:
             self.services.start('nova')
@@ -92,7 +92,7 @@ class NovaFaults(nova_demo.NovaDemo):
 
     def create_without_host(self):
         with self.unreachable_host():
-            snapshot = self.ask(self.request_snapshot)
+            snapshot = self.ask(lambda: self.request_snapshot(self.disk))
             self.services.kill_guests()
             self.settled(snapshot, 'error')
         self.reboot(self.server, self.disk)
@@ -100,7 +100,7 @@ class NovaFaults(nova_demo.NovaDemo):
 
     def create_killed_before(self):
         with self.services.frozen('nova-compute'):
-            snapshot = self.ask(self.request_snapshot)
+            snapshot = self.ask(lambda: self.request_snapshot(self.disk))
             self.services.kill('cinder-volume')
             self.services.start('cinder-volume')
             self.settled(snapshot, 'error')
@@ -110,7 +110,7 @@ class NovaFaults(nova_demo.NovaDemo):
 
     def create_killed_after(self):
         with self.services.frozen('nova-compute'):
-            snapshot = self.ask(self.request_snapshot)
+            snapshot = self.ask(lambda: self.request_snapshot(self.disk))
             self.services.kill('cinder-volume')
         overlay = self.record()['intent']['file']
         self.wait_until(lambda: self.written() == {overlay},
@@ -124,7 +124,7 @@ class NovaFaults(nova_demo.NovaDemo):
 
     def create_too_late(self):
         with self.services.frozen('nova-compute'):
-            snapshot = self.request_snapshot()
+            snapshot = self.request_snapshot(self.disk)
             self.settled(snapshot, 'error', PATIENCE + demo.TIMEOUT)
         self.delete(snapshot, self.cinder.delete_snapshot)
 
@@ -139,7 +139,6 @@ class NovaFaults(nova_demo.NovaDemo):
         finally:
             self.services.start('nova')
         self.agree()
-        self.reset(first)
         self.delete_both(first, second)
 
     def delete_without_host(self):
@@ -150,7 +149,6 @@ class NovaFaults(nova_demo.NovaDemo):
             self.settled(first, 'error_deleting')
         self.reboot(self.server, self.disk)
         self.agree()
-        self.reset(first)
         self.delete_both(first, second)
 
     def delete_killed_before(self):
@@ -161,7 +159,6 @@ class NovaFaults(nova_demo.NovaDemo):
             self.services.start('cinder-volume')
             self.agree()
         self.await_merge()
-        self.reset(first)
         self.delete_both(first, second)
 
     def delete_killed_after(self):
@@ -174,14 +171,15 @@ class NovaFaults(nova_demo.NovaDemo):
         self.wait_until(lambda: not self.record()['intent'],
                         'the merge is recorded')
         self.agree()
-        self.reset(first)
         self.delete_both(first, second)
 
     def two_snapshots(self):
         return [self.snapshot(self.disk) for _number in range(2)]
 
-    def delete_both(self, *snapshots):
-        for each in snapshots:
+    def delete_both(self, first, second):
+        """Repeat the deletion that failed, and delete the other one."""
+        self.reset(first)
+        for each in first, second:
             self.delete(each, self.cinder.delete_snapshot)
 
     def await_merge(self):
@@ -191,13 +189,6 @@ class NovaFaults(nova_demo.NovaDemo):
                         'the guest has merged %s' % merged)
 
     # What is done, and waited for
-
-    def request_snapshot(self):
-        """Ask for a snapshot, and do not wait for it."""
-        answer = self.call('post', '/snapshots', {'snapshot': {
-            'volume_id': self.disk.volume.id, 'name': 'demo-nova',
-            'force': True}})
-        return self.cinder.get_snapshot(answer['snapshot']['id'])
 
     def ask(self, request):
         """Make a request, and wait until Nova's API has passed it on."""

@@ -1312,8 +1312,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                           'when that has ended.') % volume.id) from exc
 
     def _connect(self, volume):
-        self._check_restored(self._as_it_is(volume))
         layout = self._run_on(chain.describe, volume)
+        current = self._as_it_is(volume)
+        self._check_restored(current)
         if volume.encryption_key_id:
             self._check_encrypted_file(layout['format'])
             for target in objects.VolumeList.get_all(
@@ -1321,7 +1322,7 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
                         'migration_status': 'target:%s' % volume.id}):
                 self._check_same_encryption(volume, target)
         self._publish(volume, layout)
-        self._check_sharing(self._as_it_is(volume), layout)
+        self._check_sharing(current, layout)
         size = volume.size * units.Gi
         if layout['size'] > size:
             raise exception.InvalidVolume(
