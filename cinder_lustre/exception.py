@@ -115,3 +115,23 @@ class WorkerDied(LustreException):
     """A worker child ended without an answer."""
 
     message = 'The worker of share %(share)s died: %(reason)s'
+
+
+class ObjectDamaged(LustreException):
+    """A part of a backup is missing, or is not what was written."""
+
+    message = ('Object %(path)s of the backup is damaged: %(reason)s. Restore '
+               'another backup, and take a new one.')
+
+
+class ParentUnusable(LustreException):
+    """A backup cannot build on another one."""
+
+    message = 'The parent backup cannot be built on: %(reason)s'
+
+
+class ContainerMissing(LustreException):
+    """The directory for a backup is not there and may not be made."""
+
+    message = ('There is no directory %(path)s, and backup_create_containers '
+               'is False. Create it, or set that option.')

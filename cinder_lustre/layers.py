@@ -12,7 +12,6 @@
 
 """The image files of a volume: making, growing, copying and checking them."""
 
-import ctypes
 import errno
 import logging
 import os
@@ -20,12 +19,12 @@ import stat
 
 from cinder_lustre import exception
 from cinder_lustre import qemu_img
+from cinder_lustre import space
 from cinder_lustre import worker
 
 LOG = logging.getLogger(__name__)
 
 _ZEROS = bytes(4 << 20)
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def below(rec, name):
@@ -204,14 +203,12 @@ def _allocate(run, layer):
 
 def _fallocate(descriptor, start, size):
     """Allocate a file's space, by writing zeros where nothing else works."""
-    # os.posix_fallocate would hide that the file system cannot do it.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fallocate64(descriptor, 0, ctypes.c_int64(0),
-                        ctypes.c_int64(size)) == 0:
+    try:
+        space.allocate(descriptor, 0, size)
         return
-    code = ctypes.get_errno()
-    if code not in _UNSUPPORTED:
-        raise OSError(code, os.strerror(code))
+    except OSError as exc:
+        if exc.errno not in space.UNSUPPORTED:
+            raise
     LOG.info('The share cannot allocate space without writing: writing '
              '%s bytes of zeros.', size - start)
     while start < size:

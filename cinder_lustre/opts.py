@@ -101,6 +101,44 @@ volume_opts = [
                     '"lustre": with "nfs" they are refused.'),
 ]
 
+backup_opts = [
+    cfg.StrOpt('lustre_backup_share',
+               help='The Lustre share that backups are kept on: '
+                    '<nid>[,<nid>...][:<nid>...]:/<fsname>[/<subdir>...]. '
+                    'Give it a directory of its own, or another file system '
+                    'than the volumes have. Without it, cinder-backup does '
+                    'not start to work.'),
+    cfg.StrOpt('lustre_backup_mount_point_base',
+               default='$state_path/backup_mount',
+               help='Directory of this host below which the backup share is '
+                    'mounted. The user of the service must be able to write '
+                    'to it.'),
+    cfg.StrOpt('lustre_backup_mount_options',
+               default='flock',
+               help='Options that the backup share is mounted with, separated '
+                    'by commas. A wrong option makes every mount fail.'),
+    cfg.IntOpt('lustre_backup_mount_timeout',
+               default=60, min=1,
+               help='Seconds that mounting the backup share may take, before '
+                    'an operation fails.'),
+    cfg.IntOpt('lustre_backup_operation_timeout',
+               default=60, min=1,
+               help='Seconds that an operation on the backup share may give '
+                    'no sign of life before it fails. Nothing new is started '
+                    'on the share until it has ended.'),
+    cfg.IntOpt('lustre_backup_object_size',
+               default=32, min=1, max=1024,
+               help='The maximum size of an object of a backup, in MiB of '
+                    'the volume; it takes the place of backup_file_size. '
+                    'Larger objects are fewer files; smaller ones need less '
+                    'memory and let more cores work at once.'),
+    cfg.ListOpt('lustre_backup_development_fstypes',
+                default=[],
+                help='For development only, where there is no Lustre: file '
+                     'system types to accept as if they were Lustre. Never '
+                     'set it where data matter.'),
+]
+
 
 def connector_settings(section):
     """What brick.register() takes, from a section with mount_opts."""
@@ -112,4 +150,5 @@ def connector_settings(section):
 
 def list_opts():
     """The options of this package, for oslo-config-generator."""
-    return [('backend_defaults', mount_opts + volume_opts)]
+    return [('DEFAULT', backup_opts),
+            ('backend_defaults', mount_opts + volume_opts)]

@@ -207,7 +207,7 @@ class Worker:
             _changed.notify_all()
 
     def run(self, func, *args, timeout, kill=True, probe=False,
-            on_progress=None, **kwargs):
+            pass_fds=(), on_progress=None, **kwargs):
         """Run a function of this package in a child.
 
         It waits for a place while too many children work on the share, or
@@ -221,7 +221,9 @@ class Worker:
                      keeps the breaker open until it ends
         :param probe: whether it is a look at the share itself, which waits
                       for another such look alone
-        :param on_progress: called with what the child reports
+        :param pass_fds: descriptors that the child gets, with their numbers
+        :param on_progress: called with what the child reports; what it raises
+                            ends the call, and the child at its next report
         :returns: what the function returned
         :raises: ShareUnavailable when the child stays silent, or another one
                  does or is stuck; WorkerDied when it ends without an answer;
@@ -234,7 +236,7 @@ class Worker:
         self._enter(child, timeout)
         try:
             answer = self._call(child, request, func.__name__, timeout, kill,
-                                on_progress)
+                                pass_fds, on_progress)
         finally:
             if not child.hanging:
                 self._leave(child)
@@ -246,7 +248,8 @@ class Worker:
             raise self._rebuild(answer['error'])
         return answer['result']
 
-    def _call(self, child, request, name, timeout, kill, on_progress):
+    def _call(self, child, request, name, timeout, kill, pass_fds,
+              on_progress):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -254,7 +257,7 @@ class Worker:
                     [sys.executable, '-S', '-m', __name__],
                     stdin=theirs.fileno(), stdout=theirs.fileno(), cwd='/',
                     env=dict(environment(), PYTHONPATH=_PACKAGE_PARENT),
-                    start_new_session=True)
+                    pass_fds=pass_fds, start_new_session=True)
             try:
                 ours.settimeout(timeout)
                 answer = self._converse(child, ours, request, on_progress)

@@ -28,6 +28,7 @@ from cinder_lustre import exception
 from cinder_lustre import layers
 from cinder_lustre import qemu_img
 from cinder_lustre import record
+from cinder_lustre import space
 from cinder_lustre.tests import killed
 from cinder_lustre.tests import share_directory
 from cinder_lustre.tests.unit import storage
@@ -135,8 +136,8 @@ class ChainTestCase(storage.StorageTestCase):
                 os.ftruncate(descriptor, size.value)
             return -1
 
-        self.patch(layers.ctypes, 'CDLL').return_value.fallocate64 = fail
-        self.patch(layers.ctypes, 'get_errno', return_value=code)
+        self.patch(space.ctypes, 'CDLL').return_value.fallocate64 = fail
+        self.patch(space.ctypes, 'get_errno', return_value=code)
 
 
 @ddt.ddt

@@ -41,7 +41,8 @@ class OptsTestCase(testtools.TestCase):
 
     def setUp(self):
         super().setUp()
-        (self.group, self.options), = opts.list_opts()
+        (_group, self.backup_options), (self.group, self.options) = (
+            opts.list_opts())
 
     def read(self, *lines):
         """The options as a service reads them from its file."""
@@ -69,7 +70,7 @@ class OptsTestCase(testtools.TestCase):
         self.assertEqual(DEFAULTS, dict(self.read()))
 
     def test_help(self):
-        for option in self.options:
+        for option in self.options + self.backup_options:
             self.assertThat(option.help, testtools.matchers.MatchesRegex(
                 r'[A-Z].*\.$'), option.name)
             self.assertNotIn('  ', option.help)

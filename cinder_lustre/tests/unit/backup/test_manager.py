@@ -97,6 +97,9 @@ class BackupManagerTestCase(base.ImageTestCase, test.TestCase):
         backup = utils.create_backup(
             self.context, volume.id, size=1, container=None,
             parent_id=parent and parent.id)
+        # As the API leaves it; the function above gives all the same one.
+        backup.container = None
+        backup.save()
         self.manager.continue_backup(
             self.context, backup, objects.BackupDeviceInfo.from_primitive(
                 {'backup_device': volume, 'is_snapshot': False,

@@ -578,7 +578,7 @@ class LustreDriverTestCase(DriverTestCase):
                                     5 * units.Mi)
 
     def _fail_fallocate(self, code):
-        libc = self.patch('cinder_lustre.layers.ctypes')
+        libc = self.patch('cinder_lustre.space.ctypes')
         libc.CDLL.return_value.fallocate64.return_value = -1
         libc.get_errno.return_value = code
         self.run_in_process()
@@ -1330,7 +1330,7 @@ class CreateTestCase(DriverTestCase):
 
     def test_create_on_a_full_share(self):
         self.shrink_gib()
-        libc = self.patch('cinder_lustre.layers.ctypes')
+        libc = self.patch('cinder_lustre.space.ctypes')
         libc.CDLL.return_value.fallocate64.return_value = -1
         libc.get_errno.return_value = errno.EDQUOT
         self.run_in_process()

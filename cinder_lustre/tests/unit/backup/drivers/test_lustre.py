@@ -1,0 +1,340 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import hashlib
+import json
+import os
+from unittest import mock
+
+from cinder.backup.drivers import posix
+from cinder import exception
+from cinder import objects
+from cinder.objects import fields
+from cinder.tests.unit import test
+import ddt
+from oslo_config import cfg
+from oslo_utils import units
+
+from cinder_lustre.backup.drivers import lustre
+from cinder_lustre.backup import transfer
+from cinder_lustre import share
+from cinder_lustre.tests.unit.backup import test_manager
+from cinder_lustre.tests.unit.brick import base
+
+CONF = cfg.CONF
+
+SHARE = '10.0.2.15@tcp:/backups/cinder'
+POSIX = '%s.PosixBackupDriver' % posix.__name__
+LUSTRE = '%s.LustreBackupDriver' % lustre.__name__
+# Less than Cinder's smallest volume has, which takes the posix driver long.
+SIZE = 8 * units.Mi
+
+
+@ddt.ddt
+class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
+    """Cinder's backup manager with this driver, on real files.
+
+    The tests of the manager run as well.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.mount_point = share.Share.parse(SHARE).mount_point(self.base)
+        os.mkdir(self.mount_point)
+        for name, value in (('lustre_backup_share', SHARE),
+                            ('lustre_backup_mount_point_base', self.base),
+                            ('lustre_backup_object_size', 1),
+                            ('backup_posix_path', self.mount_point)):
+            self.override_config(name, value)
+        self.use(LUSTRE)
+
+    def use(self, driver, compression='zlib'):
+        """Let another driver do what follows, in the same directory."""
+        self.override_config('backup_driver', driver)
+        self.override_config('backup_compression_algorithm', compression)
+        self.manager = self.new_manager()
+        return self.manager.service(self.context)
+
+    def contents_of(self, volume):
+        if self.formats[volume.id] != 'raw':
+            return super().contents_of(volume)
+        # A restore gives the file the size that the volume has by Cinder.
+        with open(self.path(volume.name), 'rb') as stream:
+            return stream.read(test_manager.SIZE)
+
+    def sparse_volume(self, contents, fmt='raw'):
+        """A volume with contents at its start and a hole."""
+        volume = self.new_volume(fmt)
+        self.resize(volume, SIZE)
+        if contents:
+            with open(self.path(volume.name), 'r+b') as stream:
+                stream.write(contents)
+        return volume
+
+    def resize(self, volume, size):
+        os.truncate(self.path(volume.name), size)
+
+    def files(self, backup):
+        """What there is of a backup, by name."""
+        return {name: os.path.join(self.container(backup), name)
+                for name in os.listdir(self.container(backup))}
+
+    def container(self, backup):
+        return os.path.join(self.mount_point, backup.container)
+
+    def metadata(self, backup):
+        with open(self.files(backup)[
+                backup.service_metadata + '_metadata']) as stream:
+            return json.load(stream)
+
+    def digest(self, volume):
+        with open(self.path(volume.name), 'rb') as stream:
+            return hashlib.sha256(stream.read(SIZE)).hexdigest()
+
+    def holes_and_data(self):
+        """Two MiB of data with a hole of two between them."""
+        return (base.noise(units.Mi + 4096) + bytes(2 * units.Mi - 4096) +
+                base.noise(units.Mi))
+
+    @ddt.data(*((fro, to, compression) for fro, to in (
+        (LUSTRE, LUSTRE), (LUSTRE, POSIX), (POSIX, LUSTRE))
+        for compression in ('none', 'zlib', 'bz2', 'zstd')))
+    @ddt.unpack
+    def test_restored_over_other_data(self, fro, to, compression):
+        data = self.holes_and_data()
+        self.use(fro, compression)
+        source = self.sparse_volume(data)
+        backup = self.back_up(source)
+        self.use(to)
+        target = self.sparse_volume(b'\xff' * SIZE)
+        self.restore(backup, target, volume_is_new=False)
+        self.assertEqual(self.digest(source), self.digest(target))
+
+    @ddt.data(*((fro, to) for fro in (LUSTRE, POSIX)
+                for to in (LUSTRE, POSIX) if LUSTRE in (fro, to)))
+    @ddt.unpack
+    def test_incremental_of_another_driver(self, parent_driver, driver):
+        self.use(parent_driver)
+        source = self.sparse_volume(self.holes_and_data())
+        parent = self.back_up(source)
+        with open(self.path(source.name), 'r+b') as stream:
+            stream.seek(4096)
+            stream.write(bytes(units.Mi))
+            stream.seek(5 * units.Mi)
+            stream.write(b'new')
+        self.use(driver)
+        backup = self.back_up(source, parent)
+        stored = sum(entry['length']
+                     for each in self.metadata(backup)['objects']
+                     for entry in each.values())
+        self.assertLess(stored, 2 * units.Mi)
+        self.use(LUSTRE)
+        target = self.sparse_volume(b'\xff' * units.Mi)
+        self.restore(backup, target, volume_is_new=False)
+        self.assertEqual(self.digest(source), self.digest(target))
+        target = self.sparse_volume(b'')
+        self.restore(backup, target, volume_is_new=True)
+        self.assertEqual(self.digest(source), self.digest(target))
+
+    def test_same_hashes_as_the_posix_driver(self):
+        source = self.sparse_volume(self.holes_and_data())
+        hashes = []
+        for driver in (LUSTRE, POSIX):
+            service = self.use(driver)
+            hashes.append(service._read_sha256file(self.back_up(source)))
+        self.assertEqual(hashes[1]['sha256s'], hashes[0]['sha256s'])
+        self.assertEqual(hashes[1].keys(), hashes[0].keys())
+        self.assertEqual(hashes[1]['chunk_size'], hashes[0]['chunk_size'])
+
+    @ddt.data('none', 'zlib', 'zstd', 'bz2')
+    def test_checksums_of_all_objects(self, compression):
+        self.use(LUSTRE, compression)
+        source = self.sparse_volume(self.holes_and_data())
+        backup = self.back_up(source)
+        metadata = self.metadata(backup)
+        position = 0
+        with open(self.path(source.name), 'rb') as stream:
+            for each in metadata['objects']:
+                (name, entry), = each.items()
+                self.assertEqual(position, entry['offset'])
+                data = stream.read(entry['length'])
+                self.assertEqual(hashlib.md5(data).hexdigest(), entry['md5'])
+                position += entry['length']
+        self.assertEqual(SIZE, position)
+        self.assertEqual(len(metadata['objects']), backup.object_count)
+
+    def test_holes_take_no_space(self):
+        for compression in ('none', 'zlib'):
+            self.use(LUSTRE, compression)
+            backup = self.back_up(self.sparse_volume(b''))
+            used = sum(os.stat(path).st_blocks * 512 for name, path
+                       in self.files(backup).items() if '_' not in name[-12:])
+            self.assertLess(used, units.Mi)
+
+    def test_restored_holes_are_holes(self):
+        data = self.holes_and_data()
+        backup = self.back_up(self.sparse_volume(data))
+        target = self.sparse_volume(base.noise(SIZE))
+        # One without any hole is taken for a thick one.
+        self.resize(target, 2 * SIZE)
+        self.restore(backup, target, volume_is_new=False)
+        self.assertLess(os.stat(self.path(target.name)).st_blocks * 512,
+                        5 * units.Mi)
+
+    def test_thick_volume_stays_thick(self):
+        backup = self.back_up(self.new_volume('raw', self.some_data()))
+        target = self.new_volume('raw', b'\xff' * test_manager.SIZE)
+        self.resize(target, 8 * units.Mi)
+        os.posix_fallocate(os.open(self.path(target.name), os.O_RDWR), 0,
+                           8 * units.Mi)
+        self.restore(backup, target, volume_is_new=False)
+        with open(self.path(target.name), 'rb') as stream:
+            self.assertEqual(self.some_data(),
+                             stream.read(test_manager.SIZE))
+        self.assertGreaterEqual(
+            os.stat(self.path(target.name)).st_blocks * 512, 3 * units.Mi)
+
+    def test_truncated_target_gets_its_size(self):
+        source = self.sparse_volume(self.holes_and_data())
+        backup = self.back_up(source)
+        target = self.sparse_volume(b'')
+        self.resize(target, 0)
+        self.restore(backup, target, volume_is_new=True)
+        self.assertEqual(self.digest(source), self.digest(target))
+        self.assertEqual(units.Gi, os.path.getsize(self.path(target.name)))
+
+    def damaged(self, damage, index=0):
+        """A backup with one damaged object, and that object's name."""
+        backup = self.back_up(self.sparse_volume(self.holes_and_data()))
+        name = sorted(self.files(backup))[index]
+        damage(self.files(backup)[name])
+        return backup, name
+
+    @ddt.data(os.unlink,
+              lambda path: os.truncate(path, 20),
+              lambda path: open(path, 'r+b').write(b'\xff' * 20),
+              lambda path: open(path, 'ab').write(b'more'))
+    def test_damaged_object_is_named(self, damage):
+        for compression in ('none', 'zlib', 'bz2', 'zstd'):
+            for index in (0, 2):
+                self.use(LUSTRE, compression)
+                backup, name = self.damaged(damage, index)
+                error = self.assertRaises(
+                    exception.InvalidBackup, self.restore, backup,
+                    self.sparse_volume(b''), True)
+                self.assertIn(name, str(error))
+
+    def test_missing_object_leaves_the_volume_alone(self):
+        backup, _name = self.damaged(os.unlink, 5)
+        target = self.sparse_volume(b'\xff' * units.Mi)
+        before = self.digest(target)
+        self.assertRaises(exception.InvalidBackup, self.restore, backup,
+                          target, False)
+        self.assertEqual(before, self.digest(target))
+
+    def test_delete_backup(self):
+        first = self.back_up(self.sparse_volume(b''))
+        second = self.back_up(self.sparse_volume(b'x'))
+        driver = self.manager.service(self.context)
+        driver.delete_backup(first)
+        self.assertFalse(os.path.exists(self.container(first)))
+        self.assertNotEqual({}, self.files(second))
+        driver.delete_backup(second)
+        # Of no use twice, and no error either.
+        driver.delete_backup(second)
+        self.assertEqual([], os.listdir(self.mount_point))
+
+    def test_deleted_while_it_is_made(self):
+        volume = self.sparse_volume(self.holes_and_data())
+        refresh = objects.Backup.refresh
+
+        def delete(backup):
+            refresh(backup)
+            backup.status = fields.BackupStatus.DELETING
+
+        with mock.patch.object(objects.Backup, 'refresh', delete):
+            self.assertRaises(
+                AssertionError, self.back_up, volume)
+        self.assertEqual([], os.listdir(self.mount_point))
+
+    def test_restore_that_is_not_wanted(self):
+        backup = self.back_up(self.sparse_volume(self.holes_and_data()))
+        with mock.patch.object(objects.Backup, 'refresh'):
+            backup.status = fields.BackupStatus.AVAILABLE
+            with mock.patch.object(backup, 'save'):
+                self.assertRaises(
+                    exception.BackupRestoreCancel,
+                    self.manager.service(self.context).restore, backup,
+                    backup.volume_id,
+                    open(self.path(self.sparse_volume(b'').name), 'r+b'),
+                    True)
+
+    @ddt.data((None, 'lustre_backup_share'), ('backups', 'backups'))
+    @ddt.unpack
+    def test_bad_share(self, value, named):
+        self.override_config('lustre_backup_share', value)
+        error = self.assertRaises(exception.InvalidConfigurationValue,
+                                  lustre.LustreBackupDriver, self.context)
+        self.assertIn(named, str(error))
+
+    def test_share_that_others_own(self):
+        driver = self.manager.service(self.context)
+        with mock.patch.object(
+                driver, '_call', return_value=False), mock.patch.object(
+                    lustre.processutils, 'execute') as execute:
+            error = self.assertRaises(exception.BackupDriverException,
+                                      driver._ensure_ready)
+        self.assertIn('cannot write', str(error))
+        self.assertEqual(
+            [mock.call('chgrp', str(os.getegid()), self.mount_point,
+                       run_as_root=True, root_helper=mock.ANY),
+             mock.call('chmod', 'g+rwx', self.mount_point, run_as_root=True,
+                       root_helper=mock.ANY)],
+            execute.call_args_list)
+
+    def test_options_do_not_collide(self):
+        ours = {option.name for option in lustre.opts.backup_opts}
+        self.assertEqual({name for name in ours
+                          if not name.startswith('lustre_backup_')}, set())
+
+
+class RunsTestCase(base.ImageTestCase, test.TestCase):
+    """The data and the holes of a file."""
+
+    def runs(self, *parts, size=8 * units.Mi):
+        path = self.path('file')
+        with open(path, 'wb') as stream:
+            stream.truncate(size)
+            for offset, length in parts:
+                os.pwrite(stream.fileno(), b'x' * length, offset)
+        fd = os.open(path, os.O_RDONLY)
+        self.addCleanup(os.close, fd)
+        return list(transfer._runs(fd, size, units.Mi))
+
+    def test_empty(self):
+        self.assertEqual([(0, 8 * units.Mi, False)], self.runs())
+
+    def test_neighbours_are_one(self):
+        self.assertEqual(
+            [(0, units.Mi, False), (units.Mi, 3 * units.Mi, True),
+             (3 * units.Mi, 8 * units.Mi, False)],
+            self.runs((units.Mi + 8192, 4096), (2 * units.Mi + 4096, 1)))
+
+    def test_data_to_the_end(self):
+        size = 2 * units.Mi + 5
+        self.assertEqual([(0, 2 * units.Mi, False), (2 * units.Mi, size,
+                                                     True)],
+                         self.runs((size - 1, 1), size=size))
+
+    def test_file_system_that_cannot_tell(self):
+        with mock.patch.object(os, 'lseek', side_effect=OSError(22, 'no')):
+            self.assertEqual([(0, 8 * units.Mi, True)], self.runs())
