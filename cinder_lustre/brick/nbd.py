@@ -10,41 +10,23 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""A qcow2 volume as a raw file-like object: a client of qemu-nbd.
-
-It speaks the fixed newstyle of the NBD protocol, one request at a time.
-"""
+"""A qcow2 volume as a raw file-like object, whose disk qemu-nbd gives."""
 
 import contextlib
 import errno
 import io
 import os
-import struct
 
+from cinder_lustre.brick import nbd_client
 from cinder_lustre.brick import qemu_nbd
 from cinder_lustre import exception
 
 # How long one request may take (seconds): a flush writes what a whole chunk
 # of a backup left in the host's page cache.
 _IO_TIMEOUT = 300
-# The largest request, and the unit in which zeros are found.
-_PIECE = 1 << 20
+# The unit in which zeros are found.
+_PIECE = nbd_client.PIECE
 _ZEROS = bytes(_PIECE)
-
-_GREETING = struct.Struct('>8s8sH')
-_OPTION = struct.Struct('>I8sIIIH')
-_OPTION_REPLY = struct.Struct('>QIII')
-_EXPORT = struct.Struct('>HQH')
-_REQUEST = struct.Struct('>IHHQQI')
-_REPLY = struct.Struct('>IIQ')
-_MAGIC, _OPTION_MAGIC = b'NBDMAGIC', b'IHAVEOPT'
-_OPTION_REPLY_MAGIC = 0x3e889045565a9
-_REQUEST_MAGIC, _REPLY_MAGIC = 0x25609513, 0x67446698
-_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
-_OPT_GO = 7
-_REP_ACK, _REP_INFO, _INFO_EXPORT = 1, 3, 0
-_SEND_WRITE_ZEROES = 1 << 6
-_READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES = 0, 1, 2, 3, 6
 
 
 def open_image(path, read_only=False, timeout=60, discard=True):
@@ -60,7 +42,7 @@ def open_image(path, read_only=False, timeout=60, discard=True):
     server = qemu_nbd.Server(path, read_only, discard)
     try:
         server.sock.settimeout(timeout)
-        size, flags = _negotiate(server.sock)
+        size, flags = nbd_client.negotiate(server.sock)
     except TimeoutError:
         server.stop(0)
         raise exception.ShareUnavailable(
@@ -79,23 +61,21 @@ def open_image(path, read_only=False, timeout=60, discard=True):
         raise
     server.sock.settimeout(_IO_TIMEOUT)
     buffered = _Reader if read_only else _Random
-    return buffered(_Export(path, server, size, flags, read_only), _PIECE)
+    return buffered(Export(path, server, size, flags, read_only), _PIECE)
 
 
-class _Export(io.RawIOBase):
+class Export(io.RawIOBase):
     """The unbuffered file; it reads and writes all that it is asked to."""
 
     def __init__(self, path, server, size, flags, read_only):
         self.name = path
-        self.size = size
         self._server = server
-        self._sock = server.sock
+        self._connection = nbd_client.Connection(server.sock, size, flags,
+                                                 path, server.errors)
         self._flags = flags
         self._read_only = read_only
         self._offset = 0
-        self._requests = 0
         self._dirty = False
-        self._broken = False
 
     def readable(self):
         return True
@@ -108,42 +88,58 @@ class _Export(io.RawIOBase):
 
     def seek(self, offset, whence=os.SEEK_SET):
         offset += {os.SEEK_SET: 0, os.SEEK_CUR: self._offset,
-                   os.SEEK_END: self.size}[whence]
+                   os.SEEK_END: self._connection.size}[whence]
         if offset < 0:
-            raise self._error(errno.EINVAL)
+            raise self._connection.error(errno.EINVAL)
         self._offset = offset
         return offset
 
     def readinto(self, buffer):
         view = memoryview(buffer).cast('B')
-        view = view[:max(0, self.size - self._offset)]
-        for piece in self._pieces(view):
-            self._request(_READ, len(piece), into=piece)
-            self._offset += len(piece)
+        view = view[:max(0, self._connection.size - self._offset)]
+        self._connection.read(self._offset, view)
+        self._offset += len(view)
         return len(view)
 
     def readall(self):
-        return self.read(max(0, self.size - self._offset))
+        return self.read(max(0, self._connection.size - self._offset))
 
     def write(self, data):
         view = memoryview(data).cast('B')
-        if self._offset + len(view) > self.size:
-            raise self._error(errno.ENOSPC, 'it ends at %s bytes' % self.size)
+        if self._offset + len(view) > self._connection.size:
+            raise self._connection.error(
+                errno.ENOSPC, 'it ends at %s bytes' % self._connection.size)
         self._dirty = True
-        for piece in self._pieces(view):
-            if (self._flags & _SEND_WRITE_ZEROES and
-                    bytes(piece) == _ZEROS[:len(piece)]):
-                self._request(_WRITE_ZEROES, len(piece))
+        for offset, piece in nbd_client.pieces(self._offset, view):
+            if bytes(piece) == _ZEROS[:len(piece)]:
+                self._connection.zero(offset, len(piece))
             else:
-                self._request(_WRITE, len(piece), data=piece)
-            self._offset += len(piece)
+                self._connection.write(offset, piece)
+        self._offset += len(view)
         return len(view)
 
     def flush(self):
         super().flush()
         if self._dirty:
-            self._request(_FLUSH)
+            self._connection.flush()
             self._dirty = False
+
+    @contextlib.contextmanager
+    def lend(self):
+        """Let a child use the connection while the body runs.
+
+        :yields: what :func:`nbd_client.inherited` takes there
+        :raises: OSError
+        """
+        connection = self._connection
+        if connection.broken:
+            raise connection.error(errno.EIO)
+        # A body that fails may leave a request without its answer.
+        connection.broken = True
+        yield {'fd': connection.sock.fileno(), 'size': connection.size,
+               'flags': self._flags, 'name': self.name,
+               'timeout': connection.sock.gettimeout()}
+        connection.broken = False
 
     def close(self):
         if self.closed:
@@ -155,55 +151,21 @@ class _Export(io.RawIOBase):
             self._disconnect()
 
     def _disconnect(self):
-        if self._broken:
+        if self._connection.broken:
             self._server.stop(0)
             return
         # It ends without this as well, and has an exit code if it is gone.
         with contextlib.suppress(OSError):
-            self._sock.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _DISCONNECT,
-                                             0, 0, 0))
+            self._connection.disconnect()
         code = self._server.stop()
         if code is None:
-            raise self._error(errno.ETIMEDOUT, 'qemu-nbd did not end within '
-                              '%s seconds' % qemu_nbd.END_TIMEOUT)
+            raise self._connection.error(
+                errno.ETIMEDOUT, 'qemu-nbd did not end within %s seconds'
+                % qemu_nbd.END_TIMEOUT)
         if code:
-            raise self._error(errno.EIO, 'qemu-nbd ended with exit code %s: '
-                              '%s' % (code, self._server.errors()))
-
-    def _pieces(self, view):
-        while view:
-            length = _PIECE - self._offset % _PIECE
-            yield view[:length]
-            view = view[length:]
-
-    def _request(self, command, length=0, data=b'', into=b''):
-        if self._broken:
-            raise self._error(errno.EIO, 'the connection to qemu-nbd was lost')
-        self._requests += 1
-        offset = 0 if command == _FLUSH else self._offset
-        # Whatever interrupts a request leaves the connection out of step.
-        self._broken = True
-        try:
-            self._sock.sendall(_REQUEST.pack(
-                _REQUEST_MAGIC, 0, command, self._requests, offset, length))
-            self._sock.sendall(data)
-            magic, code, number = _receive(self._sock, _REPLY)
-            if (magic, number) != (_REPLY_MAGIC, self._requests):
-                raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-            if not code:
-                _receive_into(self._sock, into)
-        except TimeoutError:
-            raise self._error(errno.ETIMEDOUT, 'qemu-nbd was silent for %s '
-                              'seconds' % _IO_TIMEOUT) from None
-        except OSError as exc:
-            raise self._error(errno.EIO, 'qemu-nbd was lost: %s %s' % (
-                exc, self._server.errors())) from exc
-        self._broken = False
-        if code:
-            raise self._error(code)
-
-    def _error(self, code, reason=None):
-        return OSError(code, reason or os.strerror(code), self.name)
+            raise self._connection.error(
+                errno.EIO, 'qemu-nbd ended with exit code %s: %s'
+                % (code, self._server.errors()))
 
 
 class _Flushed:
@@ -220,39 +182,3 @@ class _Random(_Flushed, io.BufferedRandom):
 
 class _Reader(_Flushed, io.BufferedReader):
     pass
-
-
-def _negotiate(sock):
-    """Shake hands; return the size and the flags of the export."""
-    if _receive(sock, _GREETING)[:2] != (_MAGIC, _OPTION_MAGIC):
-        raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-    # The export has no name, and no further information is wanted.
-    sock.sendall(_OPTION.pack(_FIXED_NEWSTYLE | _NO_ZEROES, _OPTION_MAGIC,
-                              _OPT_GO, 6, 0, 0))
-    export = None
-    while True:
-        magic, _option, kind, length = _receive(sock, _OPTION_REPLY)
-        content = bytearray(length)
-        _receive_into(sock, content)
-        if (magic != _OPTION_REPLY_MAGIC or
-                kind not in (_REP_INFO, _REP_ACK)):
-            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        if kind == _REP_ACK:
-            return export
-        if int.from_bytes(content[:2], 'big') == _INFO_EXPORT:
-            export = _EXPORT.unpack(content)[1:]
-
-
-def _receive(sock, layout):
-    content = bytearray(layout.size)
-    _receive_into(sock, content)
-    return layout.unpack(content)
-
-
-def _receive_into(sock, buffer):
-    view = memoryview(buffer)
-    while view:
-        count = sock.recv_into(view)
-        if not count:
-            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        view = view[count:]

@@ -32,6 +32,7 @@ from cinder import objects
 from cinder.objects import fields
 
 from cinder_lustre.brick import nbd
+from cinder_lustre.brick import nbd_client
 from cinder_lustre.tests.functional import site as sites
 
 _EXPORT = 'disk'
@@ -181,8 +182,8 @@ class Guest:
         self._execute('block-export-add', id=_EXPORT, type='nbd', name='',
                       node_name=self._chain[self.active], writable=True)
         server = _Server(self._address, self._stderr)
-        size, flags = nbd._negotiate(server.sock)
-        self.disk = nbd._Random(nbd._Export(
+        size, flags = nbd_client.negotiate(server.sock)
+        self.disk = nbd._Random(nbd.Export(
             self._address[1:], server, size, flags, False), 1 << 20)
 
     def _unplug(self):

@@ -17,13 +17,13 @@ import json
 import os
 import random
 import signal
-import socket
 from unittest import mock
 
 import ddt
 from oslo_utils import units
 
 from cinder_lustre.brick import nbd
+from cinder_lustre.brick import nbd_client
 from cinder_lustre import exception
 from cinder_lustre.tests.unit.brick import base
 
@@ -44,7 +44,7 @@ class OpenImageTestCase(base.ImageTestCase):
     def kill(self, stream):
         """End qemu-nbd without warning."""
         os.killpg(stream.raw._server._proc.pid, signal.SIGKILL)
-        self.assertEqual(b'', stream.raw._sock.recv(1))
+        self.assertEqual(b'', stream.raw._connection.sock.recv(1))
 
     def freeze(self, stream):
         """Stop qemu-nbd, as a share without an answer does."""
@@ -102,7 +102,7 @@ class ContentsTestCase(OpenImageTestCase):
     def test_reads_to_the_end(self):
         self.fill(self.image, base.noise(SIZE))
         with self.open() as stream:
-            self.assertEqual(SIZE, stream.raw.size)
+            self.assertEqual(SIZE, stream.raw._connection.size)
             self.assertEqual(SIZE - 1, stream.seek(-1, os.SEEK_END))
             self.assertEqual(base.noise(SIZE)[-1:], stream.read(4096))
             self.assertEqual(b'', stream.read(4096))
@@ -138,13 +138,14 @@ class ContentsTestCase(OpenImageTestCase):
             full = os.stat(self.image).st_blocks
             # Most of the space is where requests meet whole clusters.
             stream.seek(units.Mi - 4096)
-            with mock.patch.object(stream.raw, '_request',
-                                   wraps=stream.raw._request) as request:
+            with mock.patch.object(stream.raw, '_connection',
+                                   wraps=stream.raw._connection) as requests:
+                requests.size = SIZE
                 stream.write(bytes(4096 + units.Mi))
                 stream.flush()
-            self.assertEqual([mock.call(nbd._WRITE_ZEROES, 4096),
-                              mock.call(nbd._WRITE_ZEROES, units.Mi),
-                              mock.call(nbd._FLUSH)], request.mock_calls)
+            self.assertEqual([mock.call.zero(units.Mi - 4096, 4096),
+                              mock.call.zero(units.Mi, units.Mi),
+                              mock.call.flush()], requests.mock_calls)
         self.assertLess(os.stat(self.image).st_blocks, full)
         data = [each for each in self._map() if each['data']]
         self.assertEqual([(0, units.Mi), (2 * units.Mi, units.Mi)],
@@ -162,13 +163,14 @@ class ContentsTestCase(OpenImageTestCase):
 
     def test_zeros_are_sent_as_such_only_where_offered(self):
         with self.open() as stream, mock.patch.object(
-                stream.raw, '_flags', 0), mock.patch.object(
-                stream.raw, '_request', wraps=stream.raw._request) as request:
+                stream.raw._connection, '_flags', 0), mock.patch.object(
+                stream.raw._connection, '_request',
+                wraps=stream.raw._connection._request) as request:
             stream.write(base.noise(SIZE))
             stream.seek(0)
             stream.write(bytes(SIZE))
             stream.flush()
-            self.assertNotIn(nbd._WRITE_ZEROES,
+            self.assertNotIn(nbd_client._WRITE_ZEROES,
                              [call.args[0] for call in request.mock_calls])
         # qemu-nbd finds them then.
         self.assertFalse([each for each in self._map() if each['data']])
@@ -261,7 +263,7 @@ class FailureTestCase(OpenImageTestCase):
     def test_silence_later(self):
         with mock.patch.object(nbd, '_IO_TIMEOUT', 1):
             stream = self.open()
-        self.assertEqual(1, stream.raw._sock.gettimeout())
+        self.assertEqual(1, stream.raw._connection.sock.gettimeout())
         stream.write(base.noise(units.Mi))
         self.freeze(stream)
         error = self.assertRaises(TimeoutError, stream.flush)
@@ -306,7 +308,7 @@ class FailureTestCase(OpenImageTestCase):
         # The connection goes on.
         self.assertEqual(0, stream.seek(0))
         self.assertRaises(OSError, stream.read, 1)
-        self.assertFalse(stream.raw._broken)
+        self.assertFalse(stream.raw._connection.broken)
 
     def test_program_ends_badly(self):
         stream = self.open()
@@ -322,53 +324,6 @@ class FailureTestCase(OpenImageTestCase):
         stream.raw._server.stop()
 
 
-@ddt.ddt(testNameFormat=ddt.TestNameFormat.INDEX_ONLY)
-class ProtocolTestCase(OpenImageTestCase):
-
-    GREETING = nbd._GREETING.pack(nbd._MAGIC, nbd._OPTION_MAGIC, 3)
-
-    def reply(self, kind, content=b'', magic=nbd._OPTION_REPLY_MAGIC):
-        return nbd._OPTION_REPLY.pack(magic, nbd._OPT_GO, kind,
-                                      len(content)) + content
-
-    def negotiate(self, *replies):
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            theirs.sendall(b''.join(replies))
-            theirs.shutdown(socket.SHUT_WR)
-            return nbd._negotiate(ours)
-
-    def test_information_that_was_not_asked_for(self):
-        export = nbd._EXPORT.pack(nbd._INFO_EXPORT, SIZE, 77)
-        self.assertEqual((SIZE, 77), self.negotiate(
-            self.GREETING, self.reply(nbd._REP_INFO, b'\0\3' + bytes(12)),
-            self.reply(nbd._REP_INFO, export), self.reply(nbd._REP_ACK)))
-
-    @ddt.data(
-        (b'HTTP/1.1 400 Bad Request',),
-        (GREETING,),
-        (GREETING, (1 << 31 | 6,)),
-        (GREETING, (nbd._REP_ACK, b'', 4711)),
-        (nbd._GREETING.pack(nbd._MAGIC, b'OLDSTYLE', 3), (nbd._REP_ACK,)),
-    )
-    def test_other_servers(self, replies):
-        self.assertRaises(OSError, self.negotiate, *(
-            each if isinstance(each, bytes) else self.reply(*each)
-            for each in replies))
-
-    @ddt.data((nbd._REPLY_MAGIC, 2), (4711, 1))
-    @ddt.unpack
-    def test_answer_to_another_request(self, magic, number):
-        stream = self.open()
-        ours, theirs = socket.socketpair()
-        with theirs, ours, mock.patch.object(stream.raw, '_sock', ours):
-            theirs.sendall(nbd._REPLY.pack(magic, 0, number))
-            theirs.shutdown(socket.SHUT_WR)
-            error = self.assertRaises(OSError, stream.read, 1)
-            self.assertIn(os.strerror(errno.EPROTO), str(error))
-            self.assertRaises(OSError, stream.read, 1)
-
-
 class EventletTestCase(OpenImageTestCase):
 
     SCRIPT = """
@@ -377,6 +332,7 @@ eventlet.monkey_patch()
 import os, signal, sys
 from eventlet import tpool
 from cinder_lustre.brick import nbd
+from cinder_lustre.brick import nbd_client
 
 data = bytes(range(256)) * 8192
 
