@@ -26,12 +26,13 @@ import os
 import site
 import zlib
 
+from cinder_lustre.backup import disk
 from cinder_lustre import exception
+from cinder_lustre import worker
 
 PART = '.part'
 # How much of an object is in memory at once, where its format permits it.
 _PIECE = 1 << 20
-_ZEROS = bytes(_PIECE)
 _MODE = 0o660
 
 # What Cinder's backup_compression_algorithm may be, and what that means.
@@ -41,18 +42,10 @@ ALGORITHMS = {'none': None, 'off': None, 'no': None,
               'zstd': 'zstd'}
 
 
-def is_zero(data):
-    """Whether there is nothing but zeros in a buffer."""
-    view = memoryview(data)
-    # Bytes are compared much faster than views of them.
-    return all(bytes(view[start:start + _PIECE]) == _ZEROS[:len(view) - start]
-               for start in range(0, len(view), _PIECE))
-
-
 @functools.lru_cache(maxsize=64)
 def zero_md5(length):
     """The MD5 of so many zeros."""
-    return _md5_of(zeros(length))
+    return _md5_of(disk.zeros(length))
 
 
 @functools.lru_cache(maxsize=64)
@@ -74,12 +67,6 @@ def _md5_of(pieces):
     return digest.hexdigest()
 
 
-def zeros(length):
-    """So many zeros, in buffers of no more than a MiB."""
-    for start in range(0, length, _PIECE):
-        yield memoryview(_ZEROS)[:length - start]
-
-
 def compress(algorithm, data):
     """Compress a piece, where that makes it smaller.
 
@@ -94,11 +81,21 @@ def compress(algorithm, data):
         # The pieces are compressed beside each other: one thread for each.
         content = _zstd().compress(bytes(data), 3, 1)
     else:
-        content = {'zlib': zlib, 'bz2': bz2}[kind].compress(data)
+        content = b''.join(_compressed(kind, memoryview(data)))
     return ('none', data) if len(content) >= len(data) else (algorithm,
                                                              content)
 
 
+def _compressed(kind, view):
+    engine = {'zlib': zlib.compressobj, 'bz2': bz2.BZ2Compressor}[kind]()
+    for start in range(0, len(view), _PIECE):
+        # A large piece takes long.
+        worker.progress(None)
+        yield engine.compress(view[start:start + _PIECE])
+    yield engine.flush()
+
+
+@functools.cache
 def _zstd():
     # The child that this runs in was started without installed packages.
     site.main()
@@ -109,6 +106,11 @@ def _zstd():
             reason='This host cannot handle zstd. Install the Python package '
             'zstd, or choose another backup_compression_algorithm.') from None
     return zstd
+
+
+def in_memory(algorithm, length):
+    """How many bytes of an object are in memory at once when it is read."""
+    return length if ALGORITHMS.get(algorithm) == 'zstd' else _PIECE
 
 
 def write(path, pieces, length=None):
@@ -201,7 +203,9 @@ def _decompressed(path, stream, algorithm):
                        % algorithm) from None
     try:
         if kind == 'zstd':
-            yield _zstd().decompress(stream.read())
+            content = memoryview(_zstd().decompress(stream.read()))
+            for start in range(0, len(content), _PIECE):
+                yield content[start:start + _PIECE]
             return
         engine = {'zlib': zlib.decompressobj, 'bz2': bz2.BZ2Decompressor,
                   None: _Plain}[kind]()

@@ -26,16 +26,16 @@ import itertools
 import json
 import os
 import re
-import stat
 
+from cinder_lustre.backup import disk
 from cinder_lustre.backup import piece
 from cinder_lustre import exception
-from cinder_lustre import space
 from cinder_lustre import worker
 
-# Bytes of the volume that are in memory at once, at most; their compressed
-# form and what is read ahead come on top.
-_IN_MEMORY = 256 << 20
+# Bytes that are in memory at once, at most, and how often a piece may be:
+# as it was read, as its compression wants it, and compressed.
+_IN_MEMORY = 512 << 20
+_COPIES = 3
 # How finely holes are looked for, and how many pieces there may be.
 _UNIT = 1 << 20
 _MAX_UNITS = 1 << 16
@@ -74,7 +74,7 @@ def store(volume, container, prefix, header, algorithm, object_size,
           parent=None):
     """Copy a volume into objects; only its metadata are not written.
 
-    :param volume: the descriptor of the volume's file in this process
+    :param volume: the terms of the volume's disk, see :func:`disk.open_disk`
     :param container: the directory of the backup
     :param prefix: what the names of its objects begin with
     :param header: what the file of hashes begins with; its ``chunk_size`` is
@@ -85,19 +85,20 @@ def store(volume, container, prefix, header, algorithm, object_size,
     :returns: the objects as in Cinder's metadata
     :raises: ParentUnusable, OSError
     """
-    size = os.lseek(volume, 0, os.SEEK_END)
+    source = disk.open_disk(**volume)
+    size = source.size
     block = header['chunk_size']
     store_piece = functools.partial(
-        _store_piece, volume, os.path.join(container, prefix), algorithm,
+        _store_piece, source, os.path.join(container, prefix), algorithm,
         block, itertools.count(1))
     hashes = parent and _parent_hashes(parent, block)
     pieces = ((*extent, hashes and _take(hashes, -(-extent[1] // block)))
-              for extent in _extents(volume, size, object_size))
+              for extent in _extents(source, object_size))
     objects = []
     with _writing(os.path.join(container, prefix + HASHES),
                   header) as add_hashes:
         for digests, entries in _beside_each_other(
-                store_piece, pieces, _IN_MEMORY // object_size):
+                store_piece, pieces, object_size):
             add_hashes(digests)
             objects += entries
             done = objects and sum(next(iter(objects[-1].values()))[key]
@@ -106,57 +107,50 @@ def store(volume, container, prefix, header, algorithm, object_size,
     return objects
 
 
-def _extents(fd, size, object_size):
-    """Pieces of a file: offset, length, and whether it has data there."""
+def _extents(source, object_size):
+    """Pieces of a disk: offset, length, and whether it has data there."""
     unit = _UNIT
-    while size // unit > _MAX_UNITS:
+    while source.size // unit > _MAX_UNITS:
         unit *= 2
-    for start, end, has_data in _runs(fd, size, unit):
+    for start, end, has_data in _runs(source.data(unit), source.size, unit):
         while start < end:
             length = min(end - start, object_size)
             yield start, length, has_data
             start += length
 
 
-def _runs(fd, size, unit):
-    """Data and holes of a file by turns; they begin at multiples of a unit."""
-    position = 0
-    while position < size:
-        data = max(position, _seek(fd, position, os.SEEK_DATA, size) // unit
-                   * unit)
-        if data > position:
-            yield position, data, False
-        end = data
-        # A hole that does not reach the next unit is read with the data.
-        while (start := _seek(fd, end, os.SEEK_DATA, size)) < end + unit:
-            end = min(size, -(-_seek(fd, start, os.SEEK_HOLE, size) // unit)
-                      * unit)
-            if end == size:
-                break
-        if end > data:
-            yield data, end, True
-        position = end
+def _runs(data, size, unit):
+    """Data and holes by turns; they begin at multiples of a unit.
 
-
-def _seek(fd, position, whence, size):
-    try:
-        return min(size, os.lseek(fd, position, whence))
-    except OSError as exc:
-        if exc.errno == errno.ENXIO:
-            return size
-        if exc.errno == errno.EINVAL:
-            # All of it is data where the file system cannot tell.
-            return position if whence == os.SEEK_DATA else size
-        raise
+    :param data: start and end of each range of data, in order
+    :yields: start, end, and whether it has data there
+    """
+    start = end = 0
+    for first, last in data:
+        first = first // unit * unit
+        if first > end:
+            if end > start:
+                yield start, end, True
+            yield end, first, False
+            start = first
+        end = min(size, -(-last // unit) * unit)
+    if end > start:
+        yield start, end, True
+    if size > end:
+        yield end, size, False
 
 
 def _take(hashes, count):
     return list(itertools.islice(hashes, count))
 
 
-def _beside_each_other(func, items, limit):
-    """Call a function for each item, several at once; results in order."""
-    threads = max(1, min(len(os.sched_getaffinity(0)), limit))
+def _beside_each_other(func, items, size):
+    """Call a function for each item, several at once; results in order.
+
+    :param size: bytes of what each call has in memory in some copies
+    """
+    threads = max(1, min(len(os.sched_getaffinity(0)),
+                         _IN_MEMORY // _COPIES // size))
     calls = collections.deque()
     with futures.ThreadPoolExecutor(threads) as executor:
         try:
@@ -171,15 +165,15 @@ def _beside_each_other(func, items, limit):
                 call.cancel()
 
 
-def _store_piece(fd, path, algorithm, block, numbers, offset, length,
+def _store_piece(source, path, algorithm, block, numbers, offset, length,
                  has_data, before):
     """Write what differs from the parent in one piece of the volume.
 
     :param before: its hashes in the parent, or None
     :returns: its hashes now, and the objects that were written
     """
-    data = _read(fd, offset, length) if has_data else None
-    if data is not None and piece.is_zero(data):
+    data = source.read(offset, length) if has_data else None
+    if data is not None and disk.is_zero(data):
         data = None
     digests = list(_digests(data, length, block))
     if before is None:
@@ -190,24 +184,13 @@ def _store_piece(fd, path, algorithm, block, numbers, offset, length,
     for start, end in changes:
         number = next(numbers)
         name = '%s-%05d' % (path, number)
+        content = data
+        if data is not None and end - start < length:
+            content = memoryview(data)[start:end]
         entries.append({os.path.basename(name): dict(
-            _store_object(name, algorithm,
-                          data and memoryview(data)[start:end], end - start),
+            _store_object(name, algorithm, content, end - start),
             offset=offset + start, length=end - start)})
     return digests, entries
-
-
-def _read(fd, offset, length):
-    data = bytearray(length)
-    view = memoryview(data)
-    while view:
-        count = os.preadv(fd, [view], offset)
-        if not count:
-            raise OSError(errno.EIO, 'the volume ends at %s bytes, before the '
-                          'size that it had' % offset)
-        view = view[count:]
-        offset += count
-    return data
 
 
 def _digests(data, length, block):
@@ -302,9 +285,10 @@ def _parent_hashes(path, block):
                 yield found[1]
 
 
-def check(container, prefix):
+def check(container, prefix, read=False):
     """Look whether all objects of a backup are there.
 
+    :param read: whether to read them, and to compare their checksums
     :returns: the metadata without the list of objects
     :raises: ObjectDamaged
     """
@@ -314,6 +298,9 @@ def check(container, prefix):
         for name in entry.keys() - there:
             raise exception.ObjectDamaged(
                 path=os.path.join(container, name), reason='it is missing')
+        if read:
+            for _content in _contents(container, entry):
+                worker.progress(None)
     return {key: metadata.get(key) for key in ('version', 'volume_meta')}
 
 
@@ -332,104 +319,58 @@ def _metadata(container, prefix):
 def restore(volume, container, prefix, size, is_new):
     """Copy the objects of one backup into a volume.
 
-    :param volume: the descriptor of the volume's file in this process
+    :param volume: the terms of the volume's disk, see :func:`disk.open_disk`
     :param size: the volume's size in bytes
     :param is_new: whether the volume is known to have zeros only
     :raises: ObjectDamaged, SizeMismatch, OSError
     """
-    target = _Target(volume, size, is_new)
-    for done in _beside_each_other(
-            functools.partial(_restore_object, target, container),
-            ((entry,) for entry in _metadata(container, prefix)['objects']),
-            _IN_MEMORY // _UNIT):
-        target.flush(_FLUSH_INTERVAL)
+    target = disk.open_disk(**volume)
+    entries = _metadata(container, prefix)['objects']
+    unflushed = 0
+    for done, written in _beside_each_other(
+            functools.partial(_restore_object, target, container, size,
+                              is_new),
+            ((entry,) for entry in entries),
+            max((piece.in_memory(found['compression'], found['length'])
+                 for entry in entries for found in entry.values()),
+                default=1)):
+        unflushed += written
+        if unflushed > _FLUSH_INTERVAL:
+            unflushed = 0
+            target.flush()
         worker.progress([done, size])
-    target.finish()
+    target.grow(size)
+    target.flush()
 
 
-def _restore_object(target, container, entry):
-    (name, found), = entry.items()
-    position = found['offset']
-    for content in piece.read(os.path.join(container, name),
-                              found['compression'], found['length'],
-                              found['md5']):
-        position = target.put(position, content)
-    return position
+def _restore_object(target, container, size, is_new, entry):
+    """Write an object to its place.
 
-
-class _Target:
-    """The volume that a backup is restored to.
-
-    :param is_new: whether it is known to have zeros only
+    :returns: where it ends, and how many bytes were written
     """
-
-    def __init__(self, fd, size, is_new):
-        self._fd = fd
-        self._size = size
-        self._is_new = is_new
-        info = os.fstat(fd)
-        # Holes would take away the space of a thick volume.
-        self._may_punch = (stat.S_ISREG(info.st_mode) and
-                           info.st_blocks * 512 < info.st_size)
-        self._unflushed = 0
-
-    def put(self, position, content):
-        """Write at a position.
-
-        :param content: a buffer, or a number of zeros
-        :returns: the position behind it
-        :raises: SizeMismatch, OSError
-        """
-        if not isinstance(content, int) and piece.is_zero(content):
-            content = len(content)
-        zeros = isinstance(content, int)
-        end = position + (content if zeros else len(content))
-        if end > self._size:
+    position = next(iter(entry.values()))['offset']
+    written = 0
+    for content in _contents(container, entry):
+        is_zeros = isinstance(content, int) or disk.is_zero(content)
+        length = content if isinstance(content, int) else len(content)
+        if position + length > size:
             raise exception.SizeMismatch(
-                path='the backup', actual=end, expected=self._size,
+                path='the backup', actual=position + length, expected=size,
                 reason='restore it to a larger one.')
-        if zeros:
-            self._clear(position, end)
-        else:
-            self._write(position, content)
-        return end
+        if not is_zeros:
+            target.write(position, content)
+            written += length
+        elif not is_new:
+            target.zero(position, length)
+        position += length
+        worker.progress(None)
+    return position, written
 
-    def _write(self, position, content):
-        view = memoryview(content)
-        self._unflushed += len(view)
-        while view:
-            count = os.pwrite(self._fd, view, position)
-            view = view[count:]
-            position += count
 
-    def _clear(self, position, end):
-        if self._is_new:
-            return
-        if self._may_punch:
-            try:
-                space.punch(self._fd, position, end - position)
-                return
-            except OSError as exc:
-                if exc.errno not in space.UNSUPPORTED:
-                    raise
-                self._may_punch = False
-        for content in piece.zeros(end - position):
-            self._write(position, content)
-            position += len(content)
-
-    def flush(self, limit=0):
-        """Bring what was written to the disk, once it is a lot."""
-        if self._unflushed > limit:
-            self._unflushed = 0
-            os.fdatasync(self._fd)
-
-    def finish(self):
-        """End the volume where it should, and bring it to the disk."""
-        # Whoever opened it may have truncated it.
-        if (stat.S_ISREG(os.fstat(self._fd).st_mode) and
-                os.fstat(self._fd).st_size < self._size):
-            os.ftruncate(self._fd, self._size)
-        os.fsync(self._fd)
+def _contents(container, entry):
+    (name, found), = entry.items()
+    return piece.read(os.path.join(container, name), found['compression'],
+                      found['length'], found['md5'])
 
 
 def remove(path, container, prefix):

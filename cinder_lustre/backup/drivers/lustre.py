@@ -12,6 +12,7 @@
 
 """Backups of Cinder volumes as files on a Lustre share."""
 
+import contextlib
 import os
 import time
 
@@ -30,6 +31,7 @@ from oslo_utils import units
 from cinder_lustre.backup import piece
 from cinder_lustre.backup import transfer
 from cinder_lustre.brick import client
+from cinder_lustre.brick import nbd
 from cinder_lustre import exception as lustre_exception
 from cinder_lustre import opts
 from cinder_lustre import share
@@ -48,15 +50,17 @@ class LustreBackupDriver(posix.PosixBackupDriver):
     """Keeps backups as files on a Lustre share.
 
     They have the format of Cinder's posix driver, and each of the two
-    restores the backups of the other. Volumes that are files or block devices
-    are copied in a child, several objects at once and without their holes;
-    what else another backend connects goes through Cinder's own code.
+    restores the backups of the other. Volumes on Lustre, other files and
+    block devices are copied in a child, several objects at once and without
+    their holes; what else a backend connects goes through Cinder's own code.
 
     :raises: InvalidConfigurationValue
     """
 
     # One breaker for each share: Cinder makes a driver for each operation.
+    # A copy that hangs may do so on the volume.
     _workers = {}
+    _copiers = {}
 
     def __init__(self, context):
         self._share = CONF.lustre_backup_share or ''
@@ -77,6 +81,10 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         self.chunk_size_bytes = CONF.lustre_backup_object_size * units.Mi
         self._worker = self._workers.setdefault(
             self._identity, worker.Worker(self._identity))
+        self._copier = self._copiers.setdefault(
+            self._identity,
+            worker.Worker(self._identity + ', or that of a volume,',
+                          (self._worker,)))
 
     @staticmethod
     def get_driver_options():
@@ -132,13 +140,15 @@ class LustreBackupDriver(posix.PosixBackupDriver):
                             {'command': ' '.join(command), 'error': exc})
 
     def _call(self, func, *args, **kwargs):
-        return self._worker.run(
+        runner = self._copier if 'pass_fds' in kwargs else self._worker
+        return runner.run(
             func, *args, timeout=CONF.lustre_backup_operation_timeout,
             **kwargs)
 
     def _run(self, func, *args, **kwargs):
         """Run a function on the mounted share, in a child.
 
+        :param pass_fds: descriptors of volumes that it works on
         :raises: InvalidBackup for a backup that is damaged or does not fit,
                  BackupDriverException
         """
@@ -166,21 +176,24 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         :raises: InvalidBackup, BackupDriverException
         """
         self._ensure_ready()
-        descriptor = _descriptor(volume_file)
-        if descriptor is None:
-            return super().backup(backup, volume_file, backup_metadata)
+        with _lend(volume_file) as disk:
+            if disk is None:
+                super().backup(backup, volume_file, backup_metadata)
+            else:
+                self._backup(backup, disk, backup_metadata)
+
+    def _backup(self, backup, disk, backup_metadata):
         parent = self._parent_hashes(backup)
         object_meta, _shas, extra_metadata, container, size = (
             self._prepare_backup(backup))
-        progress = _Progress(self, backup, object_meta, size)
         try:
             object_meta['list'] = self._run(
-                transfer.store, descriptor,
+                transfer.store, disk,
                 os.path.join(self.backup_path, container),
                 object_meta['prefix'], self._hash_header(backup),
                 self.backup_compression_algorithm.lower(),
-                self.chunk_size_bytes, parent, pass_fds=(descriptor,),
-                on_progress=progress)
+                self.chunk_size_bytes, parent, pass_fds=(disk['fd'],),
+                on_progress=_Progress(self, backup, object_meta, size))
         except _NotWanted:
             LOG.info('Backup %s is being deleted, and is not continued.',
                      backup.id)
@@ -223,7 +236,7 @@ class LustreBackupDriver(posix.PosixBackupDriver):
     def _wait_for_child(self):
         """Let a child that was left end, so that it writes no more objects."""
         deadline = time.monotonic() + CONF.lustre_backup_operation_timeout
-        while self._worker.stuck and time.monotonic() < deadline:
+        while self._copier.stuck and time.monotonic() < deadline:
             time.sleep(_LOOK_INTERVAL)
 
     def restore(self, backup, volume_id, volume_file, volume_is_new):
@@ -237,34 +250,42 @@ class LustreBackupDriver(posix.PosixBackupDriver):
                  BackupDriverException
         """
         self._ensure_ready()
-        descriptor = _descriptor(volume_file)
-        if descriptor is None:
-            # Older series of Cinder leave old data where an incremental
-            # backup has zeros, unless the volume is said to have some.
-            return super().restore(backup, volume_id, volume_file,
-                                   volume_is_new and not backup.parent_id)
+        with _lend(volume_file) as disk:
+            found = []
+            layer = backup
+            while layer:
+                found.insert(0, (layer, self._check(layer, disk is None)))
+                layer = layer.parent_id and objects.Backup.get_by_id(
+                    self.context, layer.parent_id)
+            if disk is None:
+                # Older series of Cinder leave old data where an incremental
+                # backup has zeros, unless the volume is said to have some.
+                super().restore(backup, volume_id, volume_file,
+                                volume_is_new and not backup.parent_id)
+            else:
+                self._restore(backup, volume_id, disk, volume_is_new, found)
+
+    def _restore(self, backup, volume_id, disk, volume_is_new, found):
         size = self.db.volume_get(self.context, volume_id)['size'] * units.Gi
-        found = []
-        layer = backup
-        while layer:
-            found.insert(0, (layer, self._check(layer)))
-            layer = layer.parent_id and objects.Backup.get_by_id(
-                self.context, layer.parent_id)
         progress = _RestoreProgress(backup, volume_id)
         for layer, metadata in found:
             self._run(
-                transfer.restore, descriptor,
+                transfer.restore, disk,
                 os.path.join(self.backup_path, layer.container),
                 layer.service_metadata, size,
                 volume_is_new and not layer.parent_id,
-                pass_fds=(descriptor,), on_progress=progress)
+                pass_fds=(disk['fd'],), on_progress=progress)
             if metadata['volume_meta']:
                 self._restore_metadata(volume_id, metadata['volume_meta'])
 
-    def _check(self, backup):
+    def _check(self, backup, read):
+        """See that the objects of a backup are there, and right if read.
+
+        :raises: InvalidBackup, BackupDriverException
+        """
         metadata = self._run(
             transfer.check, os.path.join(self.backup_path, backup.container),
-            backup.service_metadata)
+            backup.service_metadata, read)
         if metadata['version'] not in self.DRIVER_VERSION_MAPPING:
             raise exception.InvalidBackup(
                 reason=_('backup %(id)s has version %(version)s, which this '
@@ -288,13 +309,26 @@ class LustreBackupDriver(posix.PosixBackupDriver):
                   backup.service_metadata)
 
 
-def _descriptor(volume_file):
-    """The descriptor of a file or block device; None for anything else."""
+@contextlib.contextmanager
+def _lend(volume_file):
+    """Let a child use a volume while the body runs.
+
+    :yields: what :func:`disk.open_disk` takes; None for what only this
+             process can use
+    """
     try:
-        return volume_file.fileno()
+        descriptor = volume_file.fileno()
     except OSError:
         # What has a socket or a library behind it says so in this way.
-        return None
+        descriptor = None
+    raw = getattr(volume_file, 'raw', None)
+    if descriptor is not None:
+        yield {'fd': descriptor}
+    elif isinstance(raw, nbd.Export):
+        with raw.lend() as terms:
+            yield terms
+    else:
+        yield None
 
 
 class _NotWanted(Exception):
@@ -309,10 +343,13 @@ class _Progress:
         self._backup = backup
         self._meta = object_meta
         self._size = size
+        self._done = 0
         self._next_look = 0
         self._next_word = time.monotonic() + driver.backup_timer_interval
 
     def __call__(self, progress):
+        # Without one, the child is just alive.
+        self._done = progress[0] if progress else self._done
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -325,7 +362,7 @@ class _Progress:
         if now >= self._next_word and self._driver.enable_progress_timer:
             self._next_word = now + self._driver.backup_timer_interval
             self._driver._send_progress_notification(
-                self._driver.context, self._backup, self._meta, progress[0],
+                self._driver.context, self._backup, self._meta, self._done,
                 self._size)
 
 

@@ -43,7 +43,8 @@ NEEDS = {
                  'cinder_lustre.nova.client'),
 }
 # A worker's child starts with these, again and again: they must load fast.
-CHILD = ('cinder_lustre.backup.piece', 'cinder_lustre.backup.transfer',
+CHILD = ('cinder_lustre.backup.disk', 'cinder_lustre.backup.piece',
+         'cinder_lustre.backup.transfer', 'cinder_lustre.brick.nbd_client',
          'cinder_lustre.brick.mount', 'cinder_lustre.chain',
          'cinder_lustre.check', 'cinder_lustre.doctor.probe',
          'cinder_lustre.exception',

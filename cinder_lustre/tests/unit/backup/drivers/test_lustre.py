@@ -11,6 +11,8 @@
 #    under the License.
 
 import hashlib
+import io
+import itertools
 import json
 import os
 from unittest import mock
@@ -24,8 +26,12 @@ import ddt
 from oslo_config import cfg
 from oslo_utils import units
 
+from cinder_lustre.backup import disk
 from cinder_lustre.backup.drivers import lustre
+from cinder_lustre.backup import piece
 from cinder_lustre.backup import transfer
+from cinder_lustre.brick import nbd
+from cinder_lustre import exception as lustre_exception
 from cinder_lustre import share
 from cinder_lustre.tests.unit.backup import test_manager
 from cinder_lustre.tests.unit.brick import base
@@ -37,6 +43,23 @@ POSIX = '%s.PosixBackupDriver' % posix.__name__
 LUSTRE = '%s.LustreBackupDriver' % lustre.__name__
 # Less than Cinder's smallest volume has, which takes the posix driver long.
 SIZE = 8 * units.Mi
+
+
+def _overwrite(path):
+    with open(path, 'r+b') as stream:
+        stream.write(b'\xff' * 20)
+
+
+def _append(path):
+    with open(path, 'ab') as stream:
+        stream.write(b'more')
+
+
+def _shorten(path):
+    os.truncate(path, 20)
+
+
+DAMAGES = (os.unlink, _overwrite, _append, _shorten)
 
 
 @ddt.ddt
@@ -74,10 +97,14 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
     def sparse_volume(self, contents, fmt='raw'):
         """A volume with contents at its start and a hole."""
         volume = self.new_volume(fmt)
-        self.resize(volume, SIZE)
+        path = self.path(volume.name)
+        self.qemu_img('resize', '-f', fmt, '--shrink', path, str(SIZE))
         if contents:
-            with open(self.path(volume.name), 'r+b') as stream:
+            with open(self.path('contents'), 'wb') as stream:
                 stream.write(contents)
+                stream.truncate(SIZE)
+            self.qemu_img('convert', '-n', '-f', 'raw', '-O', fmt,
+                          self.path('contents'), path)
         return volume
 
     def resize(self, volume, size):
@@ -97,8 +124,9 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
             return json.load(stream)
 
     def digest(self, volume):
-        with open(self.path(volume.name), 'rb') as stream:
-            return hashlib.sha256(stream.read(SIZE)).hexdigest()
+        contents = self.contents(self.path(volume.name),
+                                 self.formats[volume.id])
+        return hashlib.sha256(contents[:SIZE]).hexdigest()
 
     def holes_and_data(self):
         """Two MiB of data with a hole of two between them."""
@@ -117,6 +145,16 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
         self.use(to)
         target = self.sparse_volume(b'\xff' * SIZE)
         self.restore(backup, target, volume_is_new=False)
+        self.assertEqual(self.digest(source), self.digest(target))
+
+    @ddt.data(('raw', 'qcow2'), ('qcow2', 'raw'), ('qcow2', 'qcow2'))
+    @ddt.unpack
+    def test_qcow2_is_copied_in_a_child(self, source, target):
+        source = self.sparse_volume(self.holes_and_data(), source)
+        target = self.sparse_volume(b'\xff' * SIZE, target)
+        with mock.patch.object(posix.PosixBackupDriver, 'backup'), \
+                mock.patch.object(posix.PosixBackupDriver, 'restore'):
+            self.restore(self.back_up(source), target, volume_is_new=False)
         self.assertEqual(self.digest(source), self.digest(target))
 
     @ddt.data(*((fro, to) for fro in (LUSTRE, POSIX)
@@ -212,26 +250,48 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
         self.assertEqual(self.digest(source), self.digest(target))
         self.assertEqual(units.Gi, os.path.getsize(self.path(target.name)))
 
-    def damaged(self, damage, index=0):
+    def foreign(self, contents):
+        """A handle that only this process can use, as RBD has."""
+        handle = io.BytesIO(contents)
+        self.assertRaises(OSError, handle.fileno)
+        return handle
+
+    def test_foreign_handles(self):
+        driver = self.manager.service(self.context)
+        data = self.holes_and_data() + bytes(SIZE - 4 * units.Mi)
+        backup = self.back_up(self.sparse_volume(b''))
+        driver.backup(backup, self.foreign(data))
+        backup.status = fields.BackupStatus.RESTORING
+        backup.save()
+        target = self.foreign(b'\xff' * SIZE)
+        driver.restore(backup, backup.volume_id, target, False)
+        self.assertEqual(data, target.getvalue())
+
+    def test_foreign_handles_and_damage(self):
+        backup, name = self.damaged(DAMAGES[1], 2)
+        target = self.foreign(b'\xff' * SIZE)
+        error = self.assertRaises(
+            exception.InvalidBackup, self.manager.service(
+                self.context).restore, backup, backup.volume_id, target, True)
+        self.assertIn(name, str(error))
+        self.assertEqual(b'\xff' * SIZE, target.getvalue())
+
+    def damaged(self, damage, index):
         """A backup with one damaged object, and that object's name."""
         backup = self.back_up(self.sparse_volume(self.holes_and_data()))
         name = sorted(self.files(backup))[index]
         damage(self.files(backup)[name])
         return backup, name
 
-    @ddt.data(os.unlink,
-              lambda path: os.truncate(path, 20),
-              lambda path: open(path, 'r+b').write(b'\xff' * 20),
-              lambda path: open(path, 'ab').write(b'more'))
-    def test_damaged_object_is_named(self, damage):
-        for compression in ('none', 'zlib', 'bz2', 'zstd'):
-            for index in (0, 2):
-                self.use(LUSTRE, compression)
-                backup, name = self.damaged(damage, index)
-                error = self.assertRaises(
-                    exception.InvalidBackup, self.restore, backup,
-                    self.sparse_volume(b''), True)
-                self.assertIn(name, str(error))
+    @ddt.data(*((damage, fmt) for damage in DAMAGES[:2]
+                for fmt in ('raw', 'qcow2')))
+    @ddt.unpack
+    def test_damaged_object_is_named(self, damage, fmt):
+        backup, name = self.damaged(damage, 2)
+        error = self.assertRaises(
+            exception.InvalidBackup, self.restore, backup,
+            self.sparse_volume(b'', fmt), True)
+        self.assertIn(name, str(error))
 
     def test_missing_object_leaves_the_volume_alone(self):
         backup, _name = self.damaged(os.unlink, 5)
@@ -307,6 +367,41 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
                           if not name.startswith('lustre_backup_')}, set())
 
 
+@ddt.ddt(testNameFormat=ddt.TestNameFormat.INDEX_ONLY)
+class ObjectTestCase(base.ImageTestCase, test.TestCase):
+    """One object, without a driver."""
+
+    def content(self, entry):
+        return b''.join(
+            bytes(each) for each in piece.read(
+                self.path('object'), entry['compression'], units.Mi,
+                entry['md5']))
+
+    def store(self, algorithm, data):
+        return transfer._store_object(self.path('object'), algorithm, data,
+                                      units.Mi)
+
+    @ddt.data(*itertools.product(
+        piece.ALGORITHMS, (None, bytes(units.Mi - 1) + b'x',
+                           base.noise(units.Mi))))
+    @ddt.unpack
+    def test_content(self, algorithm, data):
+        entry = self.store(algorithm, data)
+        self.assertEqual(data or bytes(units.Mi), self.content(entry))
+        self.assertEqual(['object'], os.listdir(self.directory))
+
+    @ddt.data(*itertools.product(
+        DAMAGES, ('none', 'zlib', 'bz2', 'zstd'),
+        (None, bytes(units.Mi - 1) + b'x', base.noise(units.Mi))))
+    @ddt.unpack
+    def test_damage(self, damage, algorithm, data):
+        entry = self.store(algorithm, data)
+        damage(self.path('object'))
+        error = self.assertRaises(lustre_exception.ObjectDamaged,
+                                  self.content, entry)
+        self.assertIn(self.path('object'), str(error))
+
+
 class RunsTestCase(base.ImageTestCase, test.TestCase):
     """The data and the holes of a file."""
 
@@ -318,7 +413,8 @@ class RunsTestCase(base.ImageTestCase, test.TestCase):
                 os.pwrite(stream.fileno(), b'x' * length, offset)
         fd = os.open(path, os.O_RDONLY)
         self.addCleanup(os.close, fd)
-        return list(transfer._runs(fd, size, units.Mi))
+        source = disk.open_disk(fd)
+        return list(transfer._runs(source.data(units.Mi), size, units.Mi))
 
     def test_empty(self):
         self.assertEqual([(0, 8 * units.Mi, False)], self.runs())
@@ -335,6 +431,29 @@ class RunsTestCase(base.ImageTestCase, test.TestCase):
                                                      True)],
                          self.runs((size - 1, 1), size=size))
 
+    def test_qcow2(self):
+        path = self.create('volume', 'qcow2', 8 * units.Mi)
+        with nbd.open_image(path) as stream:
+            stream.seek(2 * units.Mi + 5)
+            stream.write(b'x')
+            stream.flush()
+            with stream.raw.lend() as terms:
+                source = disk.open_disk(**dict(terms,
+                                               fd=os.dup(terms['fd'])))
+                self.assertEqual(
+                    [(0, 2 * units.Mi, False),
+                     (2 * units.Mi, 3 * units.Mi, True),
+                     (3 * units.Mi, 8 * units.Mi, False)],
+                    list(transfer._runs(source.data(units.Mi), source.size,
+                                        units.Mi)))
+
     def test_file_system_that_cannot_tell(self):
-        with mock.patch.object(os, 'lseek', side_effect=OSError(22, 'no')):
+        lseek = os.lseek
+
+        def refuse(fd, position, whence):
+            if whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                raise OSError(22, 'no')
+            return lseek(fd, position, whence)
+
+        with mock.patch.object(os, 'lseek', refuse):
             self.assertEqual([(0, 8 * units.Mi, True)], self.runs())
