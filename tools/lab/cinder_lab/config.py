@@ -24,6 +24,7 @@ import uuid
 from cinder_lab import host
 from cinder_lab import services
 from cinder_lab import state
+from cinder_lab import storage
 from cinder_lab import supervisor
 
 TEMPLATES = pathlib.Path(__file__).parents[1] / 'templates'
@@ -152,6 +153,9 @@ def _values(lab, development_fstypes):
         'host_uuid': uuid.uuid5(uuid.NAMESPACE_URL, str(lab.prefix)),
         'development_fstypes': development_fstypes,
         'backends': ','.join(services.BACKENDS),
+        'backup_share': storage.Shares(lab).backup,
+        # Cinder starts no more than there are cores.
+        'backup_workers': min(2, os.cpu_count()),
         # Keystone chooses them: they are unknown before its first start.
         **dict(zip(('internal_project', 'internal_user'),
                    lab.get('internal_tenant') or ('', ''))),

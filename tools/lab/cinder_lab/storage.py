@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The shares of the backends: a real Lustre's, or the stand-in's."""
+"""The shares of volumes and backups: a real Lustre's, or the stand-in's."""
 
 import contextlib
 import json
@@ -31,6 +31,8 @@ STANDIN = venv.LAB / 'standin/standin'
 STANDIN_MARK = 'This is not Lustre'
 MOUNT_HELPER = pathlib.Path('/sbin/mount.lustre')
 DEVELOPMENT_FSTYPES = 'ext4,fuse.lustre'
+# Where the stand-in's file systems say that they are.
+NID = '127.0.0.1@tcp'
 
 
 def split(value):
@@ -80,7 +82,10 @@ def unmount_point(point):
 
 
 class Shares:
-    """Two shares, prepared for the services and forgotten again."""
+    """A share for each backend, and one for the backups.
+
+    They are prepared for the services, and forgotten again.
+    """
 
     def __init__(self, lab):
         self._lab = lab
@@ -90,6 +95,13 @@ class Shares:
     @property
     def development_fstypes(self):
         return '' if has_real_client() else DEVELOPMENT_FSTYPES
+
+    @property
+    def backup(self):
+        """The share of the backups, also before it is there."""
+        if self.given:
+            return '/'.join(self._directories()[-1])
+        return f'{NID}:/{fsnames(self._lab.base)[-1]}'
 
     def start(self):
         """Make the shares usable; return their strings."""
@@ -103,7 +115,7 @@ class Shares:
         else:
             shares = self._start_standin()
         if self._lab.nova:
-            for share in shares:
+            for share in shares[:len(services.BACKENDS)]:
                 with self._mounted(share) as root:
                     grant(root, self._lab)
         for name, share in zip(services.BACKENDS, shares):
@@ -112,10 +124,10 @@ class Shares:
         return shares
 
     def _directories(self):
-        """The directory of each backend on a real Lustre."""
-        shares = self.given * 2 if len(self.given) == 1 else self.given
+        """The directories on a real Lustre: the backends', the backups'."""
+        names = (*services.BACKENDS, 'backup')
         return [(share, f'cinder-lab-{self._lab.base}-{name}')
-                for name, share in zip(services.BACKENDS, shares)]
+                for name, share in zip(names, self.given * len(names))]
 
     def _start_real(self):
         for share, directory in self._directories():
@@ -179,8 +191,11 @@ def grant(root, lab):
 
 
 def fsnames(base):
-    """The stand-in's file systems of a lab: at most eight characters."""
-    return [f'l{base}{letter}' for letter in 'ab']
+    """The stand-in's file systems of a lab: at most eight characters.
+
+    The last one is that of the backups.
+    """
+    return [f'l{base}{letter}' for letter in 'abc']
 
 
 def spare_fsname(base):
@@ -191,7 +206,7 @@ def spare_fsname(base):
 def create_standin(lab, name, size):
     """Make a file system of the stand-in; return its share string."""
     user = pwd.getpwnam(lab.user)
-    return standin('create', '--fsname', name, '--size', size,
+    return standin('create', '--fsname', name, '--size', size, '--nid', NID,
                    '--dir', str(lab.prefix / 'standin'), '--mode', '0750',
                    '--owner', f'{user.pw_uid}:{user.pw_gid}').strip()
 

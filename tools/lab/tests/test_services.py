@@ -33,6 +33,7 @@ class ConfigurationTestCase(testtools.TestCase):
         top = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.useFixture(fixtures.MockPatchObject(
             services, 'rabbitmq_server', lambda: '/rabbitmq-server'))
+        self.useFixture(fixtures.EnvironmentVariable('LAB_SHARE'))
         self.lab = state.Lab(top)
         self.lab.put('port_base', 18000)
 
@@ -54,6 +55,10 @@ class ConfigurationTestCase(testtools.TestCase):
         self.assertEqual(
             'ext4,fuse.lustre',
             parsed['backend_defaults']['lustre_development_fstypes'])
+        self.assertEqual(
+            ('127.0.0.1@tcp:/l18000c', 'ext4,fuse.lustre'),
+            (parsed['DEFAULT']['lustre_backup_share'],
+             parsed['DEFAULT']['lustre_backup_development_fstypes']))
 
     def test_only_the_host_of_instances_has_no_database(self):
         venv = self.lab.prefix / 'venv'

@@ -12,10 +12,14 @@
 
 """Shares that the user names."""
 
+import pathlib
+
 import ddt
+import fixtures
 import testtools
 
 from cinder_lab import report
+from cinder_lab import state
 from cinder_lab import storage
 
 
@@ -39,3 +43,26 @@ class SplitTestCase(testtools.TestCase):
     def test_names_of_the_stand_in_are_as_short_as_lustres(self):
         for name in storage.fsnames(65000):
             self.assertLessEqual(len(name), 8)
+
+
+@ddt.ddt
+class SharesTestCase(testtools.TestCase):
+
+    @ddt.unpack
+    @ddt.data(('h@tcp:/a', 'h@tcp:/a h@tcp:/a h@tcp:/a'),
+              ('h@tcp:/a,h@tcp:/b', 'h@tcp:/a h@tcp:/b h@tcp:/a'),
+              ('h@tcp:/a,h@tcp:/b,h@tcp:/c/d',
+               'h@tcp:/a h@tcp:/b h@tcp:/c/d'))
+    def test_backups_have_a_directory_of_their_own(self, given, used):
+        top = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        lab = state.Lab(top)
+        lab.put('port_base', 18000)
+        lab.put('lab_share', given)
+        self.useFixture(fixtures.EnvironmentVariable('LAB_SHARE'))
+        shares = storage.Shares(lab)
+        self.assertEqual(
+            [(share, f'cinder-lab-18000-{name}') for share, name
+             in zip(used.split(), ('lustre1', 'lustre2', 'backup'))],
+            shares._directories())
+        self.assertEqual(
+            f'{used.split()[-1]}/cinder-lab-18000-backup', shares.backup)
