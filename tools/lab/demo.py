@@ -169,12 +169,12 @@ class Demo:
                 stream.write(chunk)
             stream.flush()
 
-    def overwrite(self, volume):
-        """Change a part of a volume."""
+    def overwrite(self, volume, offset=100 << 20, size=CHUNK, zeros=False):
+        """Change a part of a volume, with random data unless told else."""
         with tempfile.NamedTemporaryFile() as data:
-            data.write(os.urandom(CHUNK))
+            data.write(bytes(size) if zeros else os.urandom(size))
             data.flush()
-            self.write(volume, data.name, offset=100 << 20)
+            self.write(volume, data.name, offset)
 
     def delete(self, resource, remove):
         remove(resource)
@@ -184,6 +184,7 @@ class Demo:
         """Go through all jobs."""
         self.run_main_job()
         self.run_changes()
+        self.run_backups()
 
     def run_main_job(self):
         """What everybody needs; the steps tell what it is."""
@@ -229,8 +230,7 @@ class Demo:
             if self.find_cached(image, from_cache) != entry:
                 raise DemoError('image %s was cached anew' % image.id)
         with self.step('back the clone up'):
-            backup = self.wait_for(cinder.create_backup(
-                volume_id=clone.id, name='demo-' + self.fmt))
+            backup = self.back_up(clone)
         with self.step('restore into a new volume, compare'):
             target = self.create_volume(size)
             self.restore(backup, target)
@@ -293,6 +293,81 @@ class Demo:
             self.expect(volume, 1, before)
         with self.step('delete it'):
             self.delete(volume, cinder.delete_volume)
+
+    def run_backups(self):
+        """What there is to backups beyond one of a volume."""
+        cinder, states, chain, others = self.cinder, [], [], []
+        volume = self.create_volume(1)
+        with self.step('a full backup, and two on top of it'):
+            for change in ({}, {'zeros': True}, {'offset': 40 << 20}):
+                self.overwrite(volume, **change)
+                states.append(self.digest(volume, 1))
+                chain.append(self.back_up(volume, is_incremental=bool(chain)))
+        with self.step('restore the last into a new volume, compare'):
+            target = self.create_volume(1)
+            self.restore(chain[2], target)
+            self.expect(target, 1, states[2])
+        with self.step('restore each over the changed volume, compare'):
+            for backup, state in zip(chain, states):
+                self.overwrite(volume, offset=70 << 20)
+                self.restore(backup, volume)
+                self.expect(volume, 1, state)
+        with self.step('back a snapshot up, restore, compare'):
+            snapshot = self.create_snapshot(volume)
+            self.overwrite(volume)
+            others.append(self.back_up(volume, snapshot_id=snapshot.id))
+            self.delete(snapshot, cinder.delete_snapshot)
+            self.restore(others[0], target)
+            self.expect(target, 1, states[2])
+        with self.step('two backups and two restores at once, compare'):
+            now = self.digest(volume, 1)
+            made = [self.request_backup(each) for each in (volume, target)]
+            others += map(self.wait_for, made)
+            for backup, each in zip(made, (target, volume)):
+                self.request_restore(backup, each)
+            for each in (*made, target, volume):
+                self.wait_for(each)
+            self.expect(target, 1, now)
+            self.expect(volume, 1, states[2])
+        with self.step('import the three from their records, compare'):
+            chain = self.import_anew(chain)
+            self.restore(chain[2], target)
+            self.expect(target, 1, states[2])
+        with self.step('delete backups in the state of an error'):
+            for backup in others:
+                self.act(backup, 'os-reset_status', {'status': 'error'})
+                self.act(backup, 'os-force_delete', {})
+                cinder.wait_for_delete(backup, interval=0.5, wait=TIMEOUT)
+        with self.step('delete the rest'):
+            for backup in chain[::-1]:
+                self.delete(backup, cinder.delete_backup)
+            for each in volume, target:
+                self.delete(each, cinder.delete_volume)
+
+    def request_backup(self, volume, **details):
+        """Ask for a backup, and do not wait for it."""
+        return self.cinder.create_backup(
+            volume_id=volume.id, name='demo-' + self.fmt, **details)
+
+    def back_up(self, volume, **details):
+        return self.wait_for(self.request_backup(volume, **details))
+
+    def import_anew(self, chain):
+        """Let Cinder learn of backups from their records alone.
+
+        Their files are out of reach while those that it knows are deleted.
+        """
+        records = [self.call('get', '/backups/%s/export_record' % backup.id)
+                   for backup in chain]
+        with contextlib.ExitStack() as stack:
+            for number, backup in enumerate(chain):
+                stack.enter_context(files_hidden(backup.container, number))
+            for backup in chain[::-1]:
+                self.delete(backup, self.cinder.delete_backup)
+        answers = [self.call('post', '/backups/import_record', record)
+                   for record in records]
+        return [self.wait_for(self.cinder.get_backup(answer['backup']['id']))
+                for answer in answers]
 
     def revert(self, volume, snapshot, before):
         """Overwrite a volume, and revert it to what it was before."""
@@ -376,10 +451,14 @@ class Demo:
         self.wait_for(volume)
         return image
 
-    def restore(self, backup, volume):
+    def request_restore(self, backup, volume):
+        """Ask for a restore, and do not wait for it."""
         # The SDK insists on a name where a volume is enough.
         self.call('post', '/backups/%s/restore' % backup.id,
                   {'restore': {'volume_id': volume.id}})
+
+    def restore(self, backup, volume):
+        self.request_restore(backup, volume)
         self.wait_for(backup)
         self.wait_for(volume)
 
@@ -425,8 +504,7 @@ class EncryptedDemo(Demo):
             from_plain = self.create_volume(1, image_id=plain.id)
             self.expect_image(from_plain)
         with self.step('back it up'):
-            backup = self.wait_for(cinder.create_backup(
-                volume_id=volume.id, name='demo-' + self.fmt))
+            backup = self.back_up(volume)
         with self.step('restore it into a new volume, compare'):
             target = self.create_volume(size)
             self.restore(backup, target)
@@ -544,16 +622,46 @@ def make_file_system(path, directory):
 
 
 def files_on_shares():
-    """What lies on the shares, by full path."""
-    return {os.path.join(parent, name)
-            for directory in directories()
-            for parent, _directories, names in os.walk(directory)
-            for name in names}
+    """What lies on the shares, by full path; of backups directories, too."""
+    found = {os.path.join(parent, name)
+             for directory in directories()
+             for parent, _directories, names in os.walk(directory)
+             for name in names}
+    return found | {
+        os.path.join(parent, name)
+        for parent, containers, names in os.walk(backup_directory())
+        for name in containers + names}
 
 
 def directories():
-    """The directories of the shares."""
+    """The directories of the volumes' shares."""
     return os.environ['LAB_SHARE_DIRECTORIES'].split(':')
+
+
+def backup_directory():
+    """The directory of the backups' share."""
+    return os.environ['LAB_BACKUP_DIRECTORY']
+
+
+@contextlib.contextmanager
+def files_hidden(container, number=0):
+    """Take the files of a backup away for a while.
+
+    :param number: another one for each that is away at the same time
+    """
+    top = backup_directory()
+    path = os.path.join(top, container)
+    hidden = os.path.join(top, 'hidden-%d' % number)
+    os.rename(path, hidden)
+    try:
+        yield
+    finally:
+        # Whoever found nothing in the directories above has deleted them.
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        owner, parent = os.stat(top), path
+        while (parent := os.path.dirname(parent)) != top:
+            os.chown(parent, owner.st_uid, owner.st_gid)
+        os.rename(hidden, path)
 
 
 def check_shares(*arguments):

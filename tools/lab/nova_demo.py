@@ -205,7 +205,18 @@ class NovaDemo(demo.Demo):
         with self.step('extend the raw volume online'):
             self.extend(raw)
             self.prove(server, raw)
+        self.run_backups(server, raw, qcow2)
         self.run_snapshots(server, raw, qcow2)
+
+    def run_backups(self, server, *disks):
+        """Backups of volumes that a server writes to."""
+        with self.step('back both up, restore into new volumes'):
+            copies = [self.back_up_and_restore(disk) for disk in disks]
+        with self.step('attach what was restored, compare'):
+            self.attach(server, *copies)
+            self.prove(server, *disks, *copies)
+            self.detach(server, *copies)
+            self.delete_disks(*copies)
 
     def run_snapshots(self, server, *disks):
         """Snapshots, taken and deleted while the server writes."""
@@ -334,14 +345,15 @@ class NovaDemo(demo.Demo):
                 self.check_owner(root)
                 snapshots.append(self.create_snapshot(root.volume))
                 copies = [self.copy(root, source_volid=root.volume.id),
-                          self.back_up(root)]
+                          self.back_up_and_restore(root)]
                 self.cinder.extend_volume(root.volume, root.size + 1)
                 self.wait_for(root.volume)
                 root.size += 1
             with self.step('copy, back up the snapshots of the others'):
                 copies += [self.copy(disk, snapshot_id=snapshot.id)
                            for disk, snapshot in zip((raw, qcow2), snapshots)]
-                copies.append(self.back_up(raw, snapshot_id=snapshots[0].id))
+                copies.append(self.back_up_and_restore(
+                    raw, snapshot_id=snapshots[0].id))
         finally:
             with self.step('bring the host back'):
                 self.services.start('libvirtd', 'nova-compute')
@@ -353,9 +365,7 @@ class NovaDemo(demo.Demo):
             self.prove(kept, root, *copies)
         with self.step('delete the snapshots and the copies'):
             self.detach(kept, *copies)
-            for disk in copies:
-                self.delete(disk.volume, self.cinder.delete_volume)
-                self.disks.remove(disk)
+            self.delete_disks(*copies)
             for each in snapshots:
                 self.delete(each, self.cinder.delete_snapshot)
             self.prove(kept, root, raw, qcow2)
@@ -368,10 +378,9 @@ class NovaDemo(demo.Demo):
         self.disks.append(copy)
         return copy
 
-    def back_up(self, disk, **source):
+    def back_up_and_restore(self, disk, **source):
         """Back a volume up, and restore it into a new one."""
-        backup = self.wait_for(self.cinder.create_backup(
-            volume_id=disk.volume.id, name='demo-nova', force=True, **source))
+        backup = self.back_up(disk.volume, force=True, **source)
         copy = self.copy(disk)
         self.restore(backup, copy.volume)
         self.delete(backup, self.cinder.delete_backup)
@@ -410,7 +419,12 @@ class NovaDemo(demo.Demo):
         self.delete_servers(*self.servers)
         for disk in self.disks:
             self.wait_for(disk.volume)
+        self.delete_disks(*self.disks)
+
+    def delete_disks(self, *disks):
+        for disk in disks:
             self.delete(disk.volume, self.cinder.delete_volume)
+            self.disks.remove(disk)
 
     def delete_servers(self, *servers):
         for server in servers:

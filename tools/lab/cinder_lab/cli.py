@@ -165,6 +165,7 @@ def nova_faults(lab, args):
 def _demonstrate(lab, program, *arguments):
     # The demonstration looks at the shares only to check what is there.
     directories = storage.mounts(lab.prefix / 'mnt')
+    backups, = storage.mounts(lab.prefix / 'backup')
     return _execute(
         lab, [str(lab.venv / 'bin/python'), str(venv.LAB / program),
               *arguments],
@@ -174,6 +175,7 @@ def _demonstrate(lab, program, *arguments):
         LAB_ENCRYPTION_KEY=lab.secret('encryption'),
         LAB_CINDER_CONF=str(lab.prefix / 'etc/cinder.conf'),
         LAB_SHARE_DIRECTORIES=':'.join(map(str, directories)),
+        LAB_BACKUP_DIRECTORY=str(backups),
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
