@@ -15,6 +15,7 @@
 from cinder.backup import manager
 from cinder.volume import configuration
 from oslo_config import cfg
+from oslo_service import loopingcall
 
 from cinder_lustre import brick
 from cinder_lustre import opts
@@ -24,8 +25,20 @@ CONF.register_opts(opts.mount_opts, group=configuration.SHARED_CONF_GROUP)
 
 
 class BackupManager(manager.BackupManager):
-    """Cinder's own, plus the connector."""
+    """Cinder's own, plus the connector.
+
+    It also tells the scheduler at once that the driver is ready. Cinder's
+    does so when it starts, but that may be before the driver has looked at
+    its share, and then again after a minute, during which no backup is made.
+    """
 
     def __init__(self, *args, **kwargs):
         brick.register(**opts.connector_settings(CONF.backend_defaults))
         super().__init__(*args, **kwargs)
+
+    def _setup_backup_driver(self, ctxt):
+        try:
+            super()._setup_backup_driver(ctxt)
+        except loopingcall.LoopingCallDone:
+            self.publish_service_capabilities(ctxt)
+            raise

@@ -22,6 +22,7 @@ from cinder.tests.unit import utils
 import ddt
 import fixtures
 from oslo_config import cfg
+from oslo_service import loopingcall
 from oslo_utils import importutils
 from oslo_utils import units
 
@@ -119,6 +120,13 @@ class BackupManagerTestCase(base.ImageTestCase, test.TestCase):
         contents[4096:512 * units.Ki] = base.noise(512 * units.Ki - 4096)
         contents[units.Mi - 5:units.Mi + 5] = b'0123456789'
         return bytes(contents)
+
+    def test_scheduler_hears_at_once_that_the_driver_is_ready(self):
+        self.manager.scheduler_rpcapi = mock.Mock()
+        self.assertRaises(loopingcall.LoopingCallDone,
+                          self.manager._setup_backup_driver, self.context)
+        told = self.manager.scheduler_rpcapi.update_service_capabilities
+        self.assertIs(True, told.call_args[0][3]['backend_state'])
 
     @ddt.data(('raw', 'raw'), ('raw', 'qcow2'), ('qcow2', 'raw'),
               ('qcow2', 'qcow2'))
