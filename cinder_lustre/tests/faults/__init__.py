@@ -17,5 +17,6 @@
 on real files, and takes an operation to be safe when after every kill the
 volume, its snapshots and its records are those of before the operation or
 those of after it, byte for byte, and nothing is left when the volume is
-deleted.
+deleted. Of a backup, either nothing is claimed or all is there; the calls of
+a backup are killed, and made to fail as well.
 """

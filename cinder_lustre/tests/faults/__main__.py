@@ -34,12 +34,14 @@ from cinder_lustre import chain
 from cinder_lustre import check
 from cinder_lustre import exception
 from cinder_lustre import record
+from cinder_lustre.tests.faults import backups
 from cinder_lustre.tests.faults import concurrency
 from cinder_lustre.tests.faults import defects
 from cinder_lustre.tests.faults import operations
 from cinder_lustre.tests.faults import process
 from cinder_lustre.tests import share_directory
 
+NAMES = (*operations.OPERATIONS, *backups.OPERATIONS)
 VOLUMES = (operations.OTHER, operations.VOLUME)
 
 
@@ -295,6 +297,12 @@ class _Removed:
         shutil.rmtree(self._path)
 
 
+def make_case(name, directory):
+    """Prepare an operation of the storage core, or one on backups."""
+    case = backups.Case if name in backups.OPERATIONS else Case
+    return case(name, directory)
+
+
 def sample(points, size):
     """Points that are spread evenly; always the same ones."""
     if size is None or size >= len(points):
@@ -320,7 +328,7 @@ def try_operation(name, directory, size):
     failures = []
     try:
         with tempfile.TemporaryDirectory(dir=directory) as work:
-            case = Case(name, work)
+            case = make_case(name, work)
             row['points'] = len(case.points)
             if case.minimum < case.operation.minimum:
                 failures.append('%s: %d calls and commands, recorded are %d'
@@ -362,12 +370,13 @@ def try_defect(name, directory):
     _set_up()
     defect = defects.DEFECTS[name]
     with tempfile.TemporaryDirectory(dir=directory) as work, defect.patch():
-        case = Case(defect.operation, work)
+        case = make_case(defect.operation, work)
         points = [point for point in case.points if point[0] == defect.way]
         for tried, point in enumerate(points, 1):
             try:
                 case.kill(point)
-            except (Difference, exception.LustreException) as exc:
+            except (Difference, backups.Difference,
+                    exception.LustreException) as exc:
                 return tried, '%s at %s' % (type(exc).__name__,
                                             ' '.join(map(str, point)))
     return len(points), None
@@ -410,7 +419,7 @@ def _parse(arguments):
     parser.add_argument('--seed', type=int, default=1,
                         help='where their random choices begin (%(default)s)')
     parser.add_argument('--operation', action='append', metavar='X',
-                        choices=operations.OPERATIONS,
+                        choices=NAMES,
                         help='try this operation; may be repeated')
     parser.add_argument('--list', action='store_true',
                         help='list the operations')
@@ -450,7 +459,7 @@ def _print_failures(failures):
 def main(arguments=None):
     args = _parse(arguments)
     if args.list:
-        print('\n'.join(operations.OPERATIONS))
+        print('\n'.join(NAMES))
         return 0
     for command in ('strace', 'qemu-img', 'qemu-io'):
         if not shutil.which(command):
@@ -467,8 +476,7 @@ def main(arguments=None):
         if args.defects:
             return _try_defects(pool, directory)
         return _try_operations(
-            pool, directory, args.operation or list(operations.OPERATIONS),
-            args.sample)
+            pool, directory, args.operation or NAMES, args.sample)
 
 
 if __name__ == '__main__':

@@ -13,10 +13,13 @@
 
 """Defects of the storage core, one of each kind, that must be noticed."""
 
+import contextlib
 import functools
 import os
 from unittest import mock
 
+from cinder_lustre.backup import piece
+from cinder_lustre.backup import transfer
 from cinder_lustre import chain
 from cinder_lustre import record
 
@@ -52,6 +55,24 @@ def _begin_without_saving(rec, operation, **steps):
     rec.intent = dict(steps, operation=operation)
 
 
+def _write_object_in_place(path, pieces, length=None):
+    with open(path, 'wb') as stream:
+        stream.writelines(pieces)
+        stream.truncate(length)
+
+
+def _write_what_fits(*args, write=piece.write):
+    with contextlib.suppress(OSError):
+        write(*args)
+
+
+def _remove_by_metadata(path, container, prefix, remove=transfer.remove):
+    metadata = os.path.join(path, container, prefix + transfer.METADATA)
+    if os.path.exists(metadata):
+        os.unlink(metadata)
+        remove(path, container, prefix)
+
+
 DEFECTS = {
     'record written in place': Defect(
         'extend raw', 'process', record, '_replace', _replace_in_place),
@@ -66,4 +87,10 @@ DEFECTS = {
     'recovery beside a child': Defect(
         'delete only snapshot', 'orphan', os, 'set_inheritable',
         lambda descriptor, inheritable: None),
+    'object written in place': Defect(
+        'back up', 'process', piece, 'write', _write_object_in_place),
+    'full share ignored': Defect(
+        'back up', 'error', piece, 'write', _write_what_fits),
+    'deletion not repeatable': Defect(
+        'delete backup', 'process', transfer, 'remove', _remove_by_metadata),
 }

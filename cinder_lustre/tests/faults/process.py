@@ -43,8 +43,8 @@ WAYS = ('orphan', 'group', 'child')
 # strace ignores those with a question mark where a machine lacks them.
 _CALLS = ('write,pwrite64,?pwritev,?pwritev2,?rename,renameat,renameat2,'
           '?unlink,unlinkat,ftruncate,truncate,fallocate,fsync,fdatasync,'
-          '?mkdir,mkdirat,?link,linkat,?symlink,symlinkat,?chmod,fchmod,'
-          'fchmodat,openat')
+          '?mkdir,mkdirat,?rmdir,?link,linkat,?symlink,symlinkat,?chmod,'
+          'fchmod,fchmodat,openat')
 # A write of qemu-img is no change of a file: it prints and wakes threads.
 _CHILD_CALLS = ('pwrite64,?pwritev,?pwritev2,?rename,renameat,renameat2,'
                 '?unlink,unlinkat,ftruncate,truncate,fallocate,fsync,'
@@ -180,6 +180,24 @@ def kill_process(function, directory, name, count):
         process.start()
         status = process.wait()
     return _was_killed(process, status)
+
+
+def fail_process(function, directory, name, count, error):
+    """Let one of the system calls of a process fail.
+
+    :param error: the name of the error
+    :returns: what became of it: the traceback of the process, or nothing
+              when it succeeded; None when it did not get there
+    """
+    process = Process(function, directory)
+    with process.traced('-e', 'trace=' + name, '-e',
+                        'inject=%s:error=%s:when=%d' % (name, error, count)):
+        process.start()
+        status = process.wait()
+    with open(process.path('process'), errors='replace') as stream:
+        if '(INJECTED)' not in stream.read():
+            return None
+    return process.error() if status else ''
 
 
 def kill_child(function, directory, number, step, way, meanwhile):
