@@ -12,43 +12,80 @@
 
 """Backups and restores, with Cinder's own backup manager and drivers."""
 
+from concurrent import futures
+import contextlib
 import itertools
 import json
 import os
+import signal
+from unittest import mock
 
+from cinder.backup import api as backup_api
 from cinder.backup.drivers import posix  # noqa: F401 (registers options)
 from cinder.backup.drivers import s3  # noqa: F401 (registers options)
+from cinder import context
+from cinder.db import api as db_api
+from cinder.db import models
+from cinder import exception
 from cinder import objects
 from cinder.objects import fields
 from cinder.tests.unit import utils as test_utils
+from cinder.volume import volume_utils
 import ddt
 import moto
+from oslo_config import cfg
 from oslo_utils import units
 
+from cinder_lustre.backup.drivers import lustre
 from cinder_lustre.tests.functional import base
 from cinder_lustre.tests.functional import managers
 from cinder_lustre.tests.functional import site as sites
+from cinder_lustre import worker
+
+CONF = cfg.CONF
 
 FORMATS = ('raw', 'qcow2')
 OTHER = {'raw': 'qcow2', 'qcow2': 'raw'}
-DRIVERS = ('posix', 's3')
-HOST = 'functional'
+DRIVERS = ('lustre', 'posix', 's3')
 # What a thin volume with a little data may take.
 LITTLE = 16 * units.Mi
 
 
-@ddt.ddt
-class BackupsTestCase(base.FunctionalTestCase):
+class BackupCase(base.FunctionalTestCase):
+    """Managers of backups, beside that of the volumes."""
 
-    def start_service(self, name):
-        """Start cinder-backup with one of Cinder's drivers."""
-        getattr(self, '_configure_' + name)()
+    def prepare(self):
+        # Unmounted after that of the volumes is.
+        self.backups = self.make_site(*self.FAULTS)
+        super().prepare()
         # The quickest for what is mostly zeros.
         self.flags(backup_compression_algorithm='zstd')
-        services = self.useFixture(managers.Managers(
+        self.services = {}
+        self.managers = self.useFixture(managers.Managers(
             self.site.filesystem.fstypes))
-        services.add_volume_manager(self.driver)
-        self.service = services.add_backup_manager(HOST)
+        self.managers.add_volume_manager(self.driver)
+
+    def start_service(self, name):
+        """Start cinder-backup with a driver, for what follows."""
+        getattr(self, '_configure_' + name)()
+        self.service = self._add_service(name)
+
+    def _add_service(self, name):
+        self.services[name] = self.managers.add_backup_manager(name)
+        # While the options that were set for it are there.
+        self.addCleanup(self.delete_backups)
+        return self.services[name]
+
+    def _configure_lustre(self):
+        self.flags(
+            backup_driver='%s.LustreBackupDriver' % lustre.__name__,
+            lustre_backup_share=str(self.backups.share),
+            lustre_backup_mount_point_base=self.backup_base,
+            lustre_backup_development_fstypes=self.site.filesystem.fstypes)
+
+    @property
+    def backup_base(self):
+        return os.path.join(self.directory, 'backup_mount')
 
     def _configure_posix(self):
         self.flags(
@@ -67,8 +104,17 @@ class BackupsTestCase(base.FunctionalTestCase):
                    backup_s3_store_access_key='key',
                    backup_s3_store_secret_key='secret')
 
-    def back_up(self, volume, parent=None, snapshot=None):
-        """Make a backup, as the API asks for it."""
+    def start_both(self):
+        """Start the Lustre and the posix driver on the same backups."""
+        self.start_service('lustre')
+        self._configure_posix()
+        self.flags(backup_posix_path=self.backups.share.mount_point(
+            self.backup_base))
+        self._add_service('posix')
+
+    def new_backup(self, volume, parent=None, snapshot=None):
+        """Make a backup in the database alone, as the API does."""
+        ctxt = context.get_admin_context()
         volume = self.load(volume)
         volume.previous_status = volume.status
         source = snapshot or volume
@@ -76,27 +122,70 @@ class BackupsTestCase(base.FunctionalTestCase):
         source.save()
         volume.save()
         backup = test_utils.create_backup(
-            self.context, volume.id, host=HOST, size=volume.size,
+            ctxt, volume.id, host=self.service.host, size=volume.size,
             status=fields.BackupStatus.CREATING, temp_volume_id=None,
             temp_snapshot_id=None, parent_id=parent and parent.id,
             snapshot_id=snapshot and snapshot.id)
-        self.service.create_backup(self.context, backup)
-        backup = objects.Backup.get_by_id(self.context, backup.id)
+        # The function above gives all the same one.
+        backup.container = None
+        backup.save()
+        return backup
+
+    def make_backup(self, volume, parent=None, snapshot=None):
+        """Make a backup."""
+        backup = self.new_backup(volume, parent, snapshot)
+        self.service.create_backup(context.get_admin_context(), backup)
+        backup = self.load(backup)
         self.assertEqual(fields.BackupStatus.AVAILABLE, backup.status)
-        self.assertEqual('available', self.load(source).status)
+        self.assertEqual('available', self.load(snapshot or volume).status)
+        return backup
+
+    def back_up(self, volume, parent=None, snapshot=None):
+        """Make a backup while nothing else is done."""
+        backup = self.make_backup(volume, parent, snapshot)
         self.assert_released()
         return backup
 
-    def restore(self, backup, volume, new=False):
+    def bring_back(self, backup, volume, new=False):
         """Restore a backup, as the API asks for it."""
-        volume = self.load(volume)
+        volume, backup = self.load(volume), self.load(backup)
         volume.status = 'creating' if new else 'restoring-backup'
         volume.save()
         backup.status = fields.BackupStatus.RESTORING
         backup.save()
-        self.service.restore_backup(self.context, backup, volume.id, new)
+        self.service.restore_backup(context.get_admin_context(), backup,
+                                    volume.id, new)
         self.assertEqual('available', self.load(volume).status)
+
+    def restore(self, backup, volume, new=False):
+        """Restore a backup while nothing else is done."""
+        self.bring_back(backup, volume, new)
         self.assert_released()
+
+    def delete(self, backup):
+        """Delete a backup, as the API asks for it."""
+        backup = self.load(backup)
+        backup.status = fields.BackupStatus.DELETING
+        backup.save()
+        self.service.delete_backup(context.get_admin_context(), backup)
+
+    def delete_backups(self):
+        """Delete what backups there are, the latest first."""
+        for site in self.sites:
+            site.recover()
+        self.service = self.services.get('lustre', self.service)
+        self.wait_for_backup_workers()
+        for backup in reversed(objects.BackupList.get_all(self.context)):
+            # Those of the posix driver as well, which leaves directories.
+            backup.service = self.service.driver_name
+            backup.save()
+            self.delete(backup)
+
+    @staticmethod
+    def wait_for_backup_workers():
+        """Wait until no child of a backup driver hangs any more."""
+        for each in lustre.LustreBackupDriver._workers.values():
+            base.wait_for(lambda: not each.stuck, 'no child hangs')
 
     def assert_released(self):
         """See that the share is mounted, and nothing is open on it."""
@@ -132,6 +221,49 @@ class BackupsTestCase(base.FunctionalTestCase):
             content.write(stream)
         return volume, content
 
+    def change(self, volume, content):
+        """Give a volume new data, and zeros in the place of its last ones.
+
+        :returns: its Content then
+        """
+        content = content.grown(content.size)
+        content.put(content.size - units.Mi, bytes(units.Mi))
+        content.put(units.Gi // 4 - 100, b'data' * units.Ki)
+        with self.attached(volume) as stream:
+            content.write(stream)
+        return content
+
+    def write_random(self, volume, size):
+        """Fill the start of a volume with what cannot be compressed."""
+        content = base.Content(volume.size * units.Gi)
+        for offset in range(0, size, units.Mi):
+            content.put(offset, os.urandom(units.Mi))
+        with self.attached(volume) as stream:
+            content.write(stream)
+        return content
+
+    @contextlib.contextmanager
+    def meanwhile(self, function):
+        """Call a function once while a backup is made or restored.
+
+        That is when the driver first looks whether Cinder still wants it.
+        """
+        refresh = objects.Backup.refresh
+        calls = [function]
+
+        def spy(backup):
+            refresh(backup)
+            if calls:
+                calls.pop()()
+
+        with mock.patch.object(objects.Backup, 'refresh', spy):
+            yield
+        self.assertEqual([], calls)
+
+
+@ddt.ddt
+class BackupsTestCase(BackupCase):
+
     @ddt.idata(itertools.product(FORMATS, DRIVERS))
     @ddt.unpack
     def test_full_and_incremental(self, fmt, driver):
@@ -139,12 +271,7 @@ class BackupsTestCase(base.FunctionalTestCase):
         volume = self.create_volume(fmt=fmt)
         before = self.write(volume)
         full = self.back_up(volume)
-        # The end loses its data, and other data is new.
-        after = before.grown(before.size)
-        after.put(after.size - units.Mi, bytes(units.Mi))
-        after.put(units.Gi // 4 - 100, b'data' * units.Ki)
-        with self.attached(volume) as stream:
-            after.write(stream)
+        after = self.change(volume, before)
         incremental = self.back_up(volume, parent=full)
         # What lies behind the backup stays as it was.
         target, dirt = self.create_dirty_volume(2, OTHER[fmt])
@@ -153,10 +280,11 @@ class BackupsTestCase(base.FunctionalTestCase):
         self.restore(full, volume)
         self.assert_volume(before, volume)
 
-    @ddt.idata(FORMATS)
-    def test_new_volume(self, fmt):
-        """Cinder leaves out chunks of zeros, also at the end."""
-        self.start_service('s3')
+    @ddt.idata(itertools.product(FORMATS, ('lustre', 's3')))
+    @ddt.unpack
+    def test_new_volume(self, fmt, driver):
+        """Chunks of zeros are left out, also at the end."""
+        self.start_service(driver)
         volume = self.create_volume(fmt=OTHER[fmt])
         content = base.Content(units.Gi)
         content.put(100 * units.Mi + 77, b'data' * units.Ki)
@@ -172,10 +300,11 @@ class BackupsTestCase(base.FunctionalTestCase):
         self.assert_volume(content, target)
         self.assertLess(self.allocated(target), LITTLE)
 
-    @ddt.idata(FORMATS)
-    def test_snapshots(self, fmt):
+    @ddt.idata(itertools.product(FORMATS, ('lustre', 'posix')))
+    @ddt.unpack
+    def test_snapshots(self, fmt, driver):
         """A volume with snapshots, and a snapshot itself."""
-        self.start_service('posix')
+        self.start_service(driver)
         volume = self.create_volume(fmt=fmt)
         old = self.write(volume)
         snapshot = self.create_snapshot(volume)
@@ -191,3 +320,203 @@ class BackupsTestCase(base.FunctionalTestCase):
         self.restore(backup, volume)
         self.assert_volume(content, volume)
         self.assert_volume(old, self.volume_from_snapshot(snapshot))
+
+
+@ddt.ddt
+class LustreBackupsTestCase(BackupCase):
+    """What the Lustre driver does otherwise than Cinder's."""
+
+    def prepare(self):
+        super().prepare()
+        self.start_service('lustre')
+
+    @ddt.idata(FORMATS)
+    def test_over_a_full_volume(self, fmt):
+        volume = self.create_volume(fmt=OTHER[fmt])
+        content = self.write(volume)
+        backup = self.back_up(volume)
+        target = self.create_volume(fmt=fmt)
+        with self.connected(target) as (path, _fmt):
+            sites.command('qemu-io', '-f', fmt, '-c', 'write -P 0xff 0 1G',
+                          path)
+        self.restore(backup, target)
+        self.assert_volume(content, target)
+
+    def test_deletion(self):
+        volume = self.create_volume()
+        self.write(volume)
+        first, second = self.back_up(volume), self.back_up(volume)
+        self.delete(first)
+        names = self.backups.listing()
+        self.assertEqual([], [name for name in names if first.id in name])
+        self.assertNotEqual([], names)
+        self.delete(second)
+        self.assertEqual([], self.backups.listing())
+
+    def test_force_delete(self):
+        """A backup that is deleted while it is made leaves nothing."""
+        volume = self.create_volume()
+        self.write(volume)
+        backup = self.new_backup(volume)
+        with self.meanwhile(lambda: self.delete(backup)), \
+                mock.patch.object(lustre, '_LOOK_INTERVAL', 0):
+            self.service.create_backup(self.context, self.load(backup))
+        self.assertRaises(exception.BackupNotFound, self.load, backup)
+        self.assertEqual('available', self.load(volume).status)
+        self.assertEqual([], self.backups.listing())
+        self.assert_released()
+
+    def test_notifications(self):
+        self.flags(backup_timer_interval=0)
+        volume = self.create_volume()
+        self.write(volume)
+        events = []
+        percents = []
+        counts = []
+
+        def notify(_context, _backup, event, extra_usage_info=None, **_more):
+            events.append(event)
+            if event == 'createprogress':
+                percents.append(extra_usage_info['backup_percent'])
+                counts.append(len(extra_usage_info['list']))
+
+        with mock.patch.object(lustre, '_LOOK_INTERVAL', 0), \
+                mock.patch.object(volume_utils, 'notify_about_backup_usage',
+                                  notify):
+            backup = self.back_up(volume)
+        self.assertEqual(
+            ['create.start', *['createprogress'] * len(percents),
+             'create.end'], events)
+        self.assertEqual(sorted(percents), percents)
+        self.assertLess(10, len(set(percents)))
+        self.assertEqual(100, percents[-1])
+        self.assertEqual(backup.object_count, counts[-1])
+
+    def test_several_at_once(self):
+        volumes = [self.create_volume(fmt=fmt) for fmt in FORMATS * 2]
+        contents = [self.write(volume, seed)
+                    for seed, volume in enumerate(volumes)]
+        backups = self.in_threads(self.make_backup, volumes)
+        targets = [self.create_volume(fmt=OTHER[fmt]) for fmt in FORMATS * 2]
+        self.in_threads(self.bring_back, backups, targets)
+        for content, target in zip(contents, targets):
+            self.assert_volume(content, target)
+        self.assert_released()
+
+    def in_threads(self, function, *arguments):
+        """Call a function with each set of arguments, all at once."""
+        with futures.ThreadPoolExecutor(len(arguments[0])) as executor:
+            return list(executor.map(function, *arguments))
+
+    def test_memory(self):
+        """Whatever the volume's size, little of it is in memory."""
+        volume = self.create_volume()
+        content = self.write_random(volume, units.Gi)
+        target = self.create_volume()
+        with self.assert_memory_below(400 * units.Mi):
+            backup = self.back_up(volume)
+        with self.assert_memory_below(400 * units.Mi):
+            self.restore(backup, target, new=True)
+        self.assert_content(content, target)
+
+    @contextlib.contextmanager
+    def assert_memory_below(self, limit):
+        """See how much this process grows, and its children at most."""
+        hear = worker._Child.hear
+        peaks = []
+
+        def spy(child):
+            hear(child)
+            # With its last word at the latest, a child has its peak behind
+            # it; what has ended since has none any more.
+            if child.proc:
+                peaks.append(memory(child.proc.pid).get('VmHWM', 0))
+
+        # From now on, its peak counts anew.
+        with open('/proc/self/clear_refs', 'w') as stream:
+            stream.write('5')
+        before = memory('self')['VmRSS']
+        with mock.patch.object(worker._Child, 'hear', spy):
+            yield
+        self.assertLess(memory('self')['VmHWM'] - before, limit)
+        self.assertIn(max(peaks), range(units.Mi, limit))
+
+
+def memory(pid):
+    """What a process has in memory, by the names of /proc (bytes)."""
+    with open('/proc/%s/status' % pid) as stream:
+        return {name: int(value.split()[0]) * units.Ki
+                for name, value in (line.split(':') for line in stream
+                                    if line.startswith('Vm'))}
+
+
+@ddt.ddt
+class InteroperabilityTestCase(BackupCase):
+    """The Lustre and the posix driver have each other's backups."""
+
+    @ddt.data(
+        # Full and incremental backup, restore; from, to; compression; new.
+        ('lustre', 'lustre', 'posix', 'raw', 'qcow2', 'bz2', False),
+        ('lustre', 'lustre', 'lustre', 'qcow2', 'raw', 'zlib', True),
+        ('lustre', 'posix', 'lustre', 'qcow2', 'qcow2', 'zstd', True),
+        ('lustre', 'posix', 'posix', 'raw', 'raw', 'none', False),
+        ('posix', 'lustre', 'lustre', 'raw', 'raw', 'none', True),
+        ('posix', 'lustre', 'posix', 'qcow2', 'raw', 'zstd', False),
+        ('posix', 'posix', 'lustre', 'raw', 'qcow2', 'zlib', False))
+    @ddt.unpack
+    def test_chain(self, full, incremental, restoring, source, target,
+                   compression, new):
+        self.flags(backup_compression_algorithm=compression)
+        self.start_both()
+        volume = self.create_volume(fmt=source)
+        self.service = self.services[full]
+        content = self.write(volume)
+        parent = self.back_up(volume)
+        content = self.change(volume, content)
+        self.service = self.services[incremental]
+        backup = self.back_up(volume, parent)
+        if restoring != incremental:
+            self.move(parent, self.services[restoring])
+            self.move(backup, self.services[restoring])
+        if new:
+            restored = self.create_volume(fmt=target)
+        else:
+            restored, _dirt = self.create_dirty_volume(1, target)
+        self.service = self.services[restoring]
+        self.restore(backup, restored, new)
+        self.assert_volume(content, restored)
+
+    def move(self, backup, service):
+        """Export a backup's record, and import it elsewhere.
+
+        Nothing of it is left in the database when that happens.
+        """
+        ctxt = context.get_admin_context()
+        backup = self.load(backup)
+        record = self.services[backup.host].export_record(ctxt, backup)
+        with db_api.main_context_manager.writer.using(ctxt) as session:
+            session.query(models.Backup).filter_by(id=backup.id).delete()
+        self.assertRaises(exception.BackupNotFound, self.load, backup)
+        imported = backup_api.API()._get_import_backup(
+            ctxt, record['backup_url'])
+        # Which driver is to take it is the operator's choice.
+        service.import_record(ctxt, imported, service.driver_name,
+                              record['backup_url'], [])
+        imported = self.load(backup)
+        self.assertEqual(fields.BackupStatus.AVAILABLE, imported.status)
+        for name in ('container', 'service_metadata', 'object_count',
+                     'parent_id', 'size'):
+            self.assertEqual(getattr(backup, name), getattr(imported, name))
+
+    def test_another_cinder(self):
+        """Where the record is imported, the backup can be deleted, too."""
+        self.start_service('lustre')
+        volume = self.create_volume()
+        content = self.write(volume)
+        backup = self.back_up(volume)
+        self.move(backup, self.service)
+        target = self.create_volume()
+        self.restore(backup, target, new=True)
+        self.assert_volume(content, target)
+        self.delete(backup)
+        self.assertEqual([], self.backups.listing())
