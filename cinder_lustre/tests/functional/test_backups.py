@@ -113,7 +113,7 @@ class BackupCase(base.FunctionalTestCase):
             self.backup_base))
         self._add_service('posix')
 
-    def new_backup(self, volume, parent=None, snapshot=None):
+    def new_backup(self, volume, parent=None, snapshot=None, container=None):
         """Make a backup in the database alone, as the API does."""
         ctxt = context.get_admin_context()
         volume = self.load(volume)
@@ -128,22 +128,23 @@ class BackupCase(base.FunctionalTestCase):
             temp_snapshot_id=None, parent_id=parent and parent.id,
             snapshot_id=snapshot and snapshot.id)
         # The function above gives all the same one.
-        backup.container = None
+        backup.container = container
         backup.save()
         return backup
 
-    def make_backup(self, volume, parent=None, snapshot=None):
+    def make_backup(self, volume, parent=None, snapshot=None,
+                    container=None):
         """Make a backup."""
-        backup = self.new_backup(volume, parent, snapshot)
+        backup = self.new_backup(volume, parent, snapshot, container)
         self.service.create_backup(context.get_admin_context(), backup)
         backup = self.load(backup)
         self.assertEqual(fields.BackupStatus.AVAILABLE, backup.status)
         self.assertEqual('available', self.load(snapshot or volume).status)
         return backup
 
-    def back_up(self, volume, parent=None, snapshot=None):
+    def back_up(self, volume, **values):
         """Make a backup while nothing else is done."""
-        backup = self.make_backup(volume, parent, snapshot)
+        backup = self.make_backup(volume, **values)
         self.assert_released()
         return backup
 
@@ -354,6 +355,18 @@ class LustreBackupsTestCase(BackupCase):
         self.delete(second)
         self.assertEqual([], self.backups.listing())
 
+    def test_container_of_the_users_choice(self):
+        """It goes with the last backup that is in it."""
+        volume = self.create_volume()
+        content = self.write(volume)
+        first, second = (self.back_up(volume, container='my/daily')
+                         for __ in range(2))
+        self.delete(first)
+        self.restore(second, volume)
+        self.assert_volume(content, volume)
+        self.delete(second)
+        self.assertEqual([], self.backups.listing())
+
     def test_force_delete(self):
         """A backup that is deleted while it is made leaves nothing."""
         volume = self.create_volume()
@@ -368,9 +381,17 @@ class LustreBackupsTestCase(BackupCase):
         self.assert_released()
 
     def test_notifications(self):
-        self.flags(backup_timer_interval=0)
         volume = self.create_volume()
         self.write(volume)
+        _backup, percents = self.back_up_and_watch(volume)
+        self.assertLess(10, len(set(percents)))
+
+    def back_up_and_watch(self, volume, parent=None):
+        """Make a backup, and see that it tells Cinder how it goes on.
+
+        :returns: the backup, and the percentages that were told
+        """
+        self.flags(backup_timer_interval=0)
         events = []
         percents = []
         counts = []
@@ -384,14 +405,14 @@ class LustreBackupsTestCase(BackupCase):
         with mock.patch.object(lustre, '_LOOK_INTERVAL', 0), \
                 mock.patch.object(volume_utils, 'notify_about_backup_usage',
                                   notify):
-            backup = self.back_up(volume)
+            backup = self.back_up(volume, parent=parent)
         self.assertEqual(
             ['create.start', *['createprogress'] * len(percents),
              'create.end'], events)
         self.assertEqual(sorted(percents), percents)
-        self.assertLess(10, len(set(percents)))
         self.assertEqual(100, percents[-1])
         self.assertEqual(backup.object_count, counts[-1])
+        return backup, percents
 
     def test_several_at_once(self):
         volumes = [self.create_volume(fmt=fmt) for fmt in FORMATS * 2]
@@ -474,7 +495,7 @@ class InteroperabilityTestCase(BackupCase):
         parent = self.back_up(volume)
         content = self.change(volume, content)
         self.service = self.services[incremental]
-        backup = self.back_up(volume, parent)
+        backup = self.back_up(volume, parent=parent)
         if restoring != incremental:
             self.move(parent, self.services[restoring])
             self.move(backup, self.services[restoring])
