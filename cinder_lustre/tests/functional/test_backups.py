@@ -435,9 +435,9 @@ class LustreBackupsTestCase(BackupCase):
         volume = self.create_volume()
         content = self.write_random(volume, units.Gi)
         target = self.create_volume()
-        with self.assert_memory_below(400 * units.Mi):
+        with self.assert_memory_below(512 * units.Mi):
             backup = self.back_up(volume)
-        with self.assert_memory_below(400 * units.Mi):
+        with self.assert_memory_below(512 * units.Mi):
             self.restore(backup, target, new=True)
         self.assert_content(content, target)
 
