@@ -70,34 +70,36 @@ class Run:
     """This process's working directory.
 
     Its lock tells other processes that it is in use.
+
+    :param work: the directory of all runs
     """
 
-    def __init__(self):
+    def __init__(self, work=WORK):
         if os.geteuid():
-            raise RuntimeError('These tests mount file systems: run them as '
-                               'root.')
+            raise RuntimeError('This mounts file systems: run it as root.')
         self.name = '%s-%d' % (socket.gethostname(), os.getpid())
-        self.directory = os.path.join(WORK, self.name)
+        self.directory = os.path.join(work, self.name)
         self.numbers = itertools.count()
         self._fsnames = itertools.count()
         #: The names of runs that were killed.
         self.stale = []
-        os.makedirs(WORK, mode=0o755, exist_ok=True)
-        with open(os.path.join(WORK, '.lock'), 'w') as lock:
+        os.makedirs(work, mode=0o755, exist_ok=True)
+        with open(os.path.join(work, '.lock'), 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for name in os.listdir(WORK):
-                if name != '.lock' and self._is_dead(name):
+            for name in os.listdir(work):
+                path = os.path.join(work, name)
+                if name != '.lock' and self._is_dead(path):
                     self.stale.append(name)
-                    remove(os.path.join(WORK, name))
+                    remove(path)
             os.mkdir(self.directory)
             self._lock = open(os.path.join(self.directory, 'lock'), 'w')
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         atexit.register(remove, self.directory)
 
     @staticmethod
-    def _is_dead(name):
+    def _is_dead(path):
         try:
-            with open(os.path.join(WORK, name, 'lock')) as lock:
+            with open(os.path.join(path, 'lock')) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -192,20 +194,22 @@ class StandIn(FileSystem):
     """An imitation, which breaks on demand.
 
     It does not show "localflock" where Lustre does, in the list of mounts.
+
+    :param size: of the file system, as the stand-in takes it
     """
 
     faults = ('dead-ost', 'frozen', 'full', 'noflock', 'quota',
               'unreachable-mgs')
     fstypes = ('ext4', 'fuse.lustre')
 
-    def __init__(self, run, faults=()):
+    def __init__(self, run, faults=(), size='32G'):
         if not os.path.exists(STANDIN):
             raise RuntimeError('There is no %s: name a share in '
                                'LUSTRE_TEST_SHARE.' % STANDIN)
         self._broken = False
         self._name = run.fsname()
         words = [STANDIN, 'create', '--fsname', self._name,
-                 '--size', '1536M' if 'full' in faults else '32G',
+                 '--size', '1536M' if 'full' in faults else size,
                  '--dir', run.directory, '--nid', run.nid,
                  '--nid', run.nid.replace('10.', '172.', 1)]
         if 'quota' in faults:
