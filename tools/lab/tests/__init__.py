@@ -10,10 +10,11 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Tests of the lab that need neither a lab nor root."""
+"""Tests of the tools that need neither a lab nor root."""
 
 import os
 import sys
 
-# The lab is a program beside the package, not a part of it.
-sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
+# The lab and the benchmarks are programs beside the package, not parts of it.
+_LAB = os.path.dirname(os.path.dirname(__file__))
+sys.path[:0] = [_LAB, os.path.dirname(_LAB)]
