@@ -12,7 +12,7 @@
 
 """Runs the stages of the test run, one after another, and sums them up.
 
-tools/run-tests starts it. What a stage does is in tox.ini or in tools/lab;
+tools/run-tests starts it. What a stage does is in tox.ini or in tools;
 here is only the order, the time limits, and what counts as passed.
 """
 
@@ -100,6 +100,11 @@ FAULT_STAGES = (
     _faults('defects', '--defects', show=10),
     _faults('concurrency', '--concurrency', show=30),
 )
+# Whether it works, and that what was restored is what there was; a run of
+# tests is no place to look at the speed.
+BENCH_STAGES = (
+    Stage('bench', ('tools/bench', 'backup', '--quick'), 600, show=60),
+)
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),
     Stage('lab-demo', ('tools/lab/lab', 'demo'), 900, needs=('lab-up',),
@@ -124,7 +129,8 @@ INSTALL = Stage(
     ('tox', 'run', '--notest', '-e',
      ','.join(stage.command[-1] for stage in TOX_STAGES)),
     900, needs=())
-STAGES = (INSTALL,) + TOX_STAGES + FAULT_STAGES + LAB_STAGES
+STAGES = ((INSTALL,) + TOX_STAGES + FAULT_STAGES + BENCH_STAGES +
+          LAB_STAGES)
 
 
 @dataclasses.dataclass
