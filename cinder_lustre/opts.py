@@ -127,7 +127,7 @@ backup_opts = [
                     'no sign of life before it fails. Nothing new is started '
                     'on the share until it has ended.'),
     cfg.IntOpt('lustre_backup_object_size',
-               default=32, min=1, max=1024,
+               default=16, min=1, max=128,
                help='The maximum size of an object of a backup, in MiB of '
                     'the volume; it takes the place of backup_file_size. '
                     'Larger objects are fewer files; smaller ones need less '

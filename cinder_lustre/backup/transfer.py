@@ -36,6 +36,9 @@ from cinder_lustre import worker
 # as it was read, as its compression wants it, and compressed.
 _IN_MEMORY = 512 << 20
 _COPIES = 3
+# How many objects are worked on at once, or one for each core if these are
+# more: each waits for the disk while another one is compressed.
+_AT_ONCE = 8
 # How finely holes are looked for, and how many pieces there may be.
 _UNIT = 1 << 20
 _MAX_UNITS = 1 << 16
@@ -92,18 +95,17 @@ def store(volume, container, prefix, header, algorithm, object_size,
         _store_piece, source, os.path.join(container, prefix), algorithm,
         block, itertools.count(1))
     hashes = parent and _parent_hashes(parent, block)
-    pieces = ((*extent, hashes and _take(hashes, -(-extent[1] // block)))
-              for extent in _extents(source, object_size))
+    pieces = ((length if has_data else 0,
+               (offset, length, has_data,
+                hashes and _take(hashes, -(-length // block))))
+              for offset, length, has_data in _extents(source, object_size))
     objects = []
     with _writing(os.path.join(container, prefix + HASHES),
                   header) as add_hashes:
-        for digests, entries in _beside_each_other(
-                store_piece, pieces, object_size):
+        for done, digests, entries in _beside_each_other(store_piece, pieces):
             add_hashes(digests)
             objects += entries
-            done = objects and sum(next(iter(objects[-1].values()))[key]
-                                   for key in ('offset', 'length'))
-            worker.progress([done or 0, size])
+            worker.progress([done, size])
     return objects
 
 
@@ -144,24 +146,29 @@ def _take(hashes, count):
     return list(itertools.islice(hashes, count))
 
 
-def _beside_each_other(func, items, size):
+def _beside_each_other(func, items):
     """Call a function for each item, several at once; results in order.
 
-    :param size: bytes of what each call has in memory in some copies
+    :param items: pairs of the bytes that a call has in memory, in some
+                  copies, and its arguments
     """
-    threads = max(1, min(len(os.sched_getaffinity(0)),
-                         _IN_MEMORY // _COPIES // size))
+    threads = max(_AT_ONCE, len(os.sched_getaffinity(0)))
     calls = collections.deque()
+    in_memory = 0
     with futures.ThreadPoolExecutor(threads) as executor:
         try:
-            for item in items:
-                calls.append(executor.submit(func, *item))
-                if len(calls) > threads:
-                    yield calls.popleft().result()
+            for size, args in items:
+                size *= _COPIES
+                while calls and (len(calls) > threads or
+                                 in_memory + size > _IN_MEMORY):
+                    in_memory -= calls[0][0]
+                    yield calls.popleft()[1].result()
+                calls.append((size, executor.submit(func, *args)))
+                in_memory += size
             while calls:
-                yield calls.popleft().result()
+                yield calls.popleft()[1].result()
         finally:
-            for call in calls:
+            for _size, call in calls:
                 call.cancel()
 
 
@@ -170,7 +177,7 @@ def _store_piece(source, path, algorithm, block, numbers, offset, length,
     """Write what differs from the parent in one piece of the volume.
 
     :param before: its hashes in the parent, or None
-    :returns: its hashes now, and the objects that were written
+    :returns: where it ends, its hashes now, and the objects that were written
     """
     data = source.read(offset, length) if has_data else None
     if data is not None and disk.is_zero(data):
@@ -190,7 +197,7 @@ def _store_piece(source, path, algorithm, block, numbers, offset, length,
         entries.append({os.path.basename(name): dict(
             _store_object(name, algorithm, content, end - start),
             offset=offset + start, length=end - start)})
-    return digests, entries
+    return offset + length, digests, entries
 
 
 def _digests(data, length, block):
@@ -330,10 +337,8 @@ def restore(volume, container, prefix, size, is_new):
     for done, written in _beside_each_other(
             functools.partial(_restore_object, target, container, size,
                               is_new),
-            ((entry,) for entry in entries),
-            max((piece.in_memory(found['compression'], found['length'])
-                 for entry in entries for found in entry.values()),
-                default=1)):
+            ((piece.in_memory(found['compression'], found['length']), (entry,))
+             for entry in entries for found in entry.values())):
         unflushed += written
         if unflushed > _FLUSH_INTERVAL:
             unflushed = 0
@@ -377,12 +382,13 @@ def remove(path, container, prefix):
     """Remove a backup's objects, and its container if nothing is left in it.
 
     :param path: the directory of all containers
+    :param prefix: what their names begin with; None if there are none
     :returns: the number of files
     """
     directory = os.path.join(path, container)
     try:
         names = [name for name in os.listdir(directory)
-                 if name.startswith(prefix)]
+                 if prefix and name.startswith(prefix)]
     except FileNotFoundError:
         names = []
     for number, name in enumerate(names):

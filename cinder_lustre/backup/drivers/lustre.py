@@ -152,7 +152,6 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         :raises: InvalidBackup for a backup that is damaged or does not fit,
                  BackupDriverException
         """
-        self._ensure_ready()
         try:
             return self._call(func, *args, **kwargs)
         except (lustre_exception.ObjectDamaged,
@@ -163,11 +162,11 @@ class LustreBackupDriver(posix.PosixBackupDriver):
             raise exception.BackupDriverException(reason=str(exc)) from exc
 
     def put_container(self, container):
-        path = os.path.join(self.backup_path, container)
-        self._run(transfer.make_container, path, self.backup_create_containers)
+        self._run(transfer.make_container, self._path(container),
+                  self.backup_create_containers)
 
     def get_object_writer(self, container, object_name, extra_metadata=None):
-        return _Writer(os.path.join(self.backup_path, container, object_name))
+        return _Writer(os.path.join(self._path(container), object_name))
 
     def backup(self, backup, volume_file, backup_metadata=True):
         """Back up a volume.
@@ -186,14 +185,18 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         parent = self._parent_hashes(backup)
         object_meta, _shas, extra_metadata, container, size = (
             self._prepare_backup(backup))
+        progress = _Progress(self, backup, object_meta, size)
         try:
-            object_meta['list'] = self._run(
-                transfer.store, disk,
-                os.path.join(self.backup_path, container),
-                object_meta['prefix'], self._hash_header(backup),
-                self.backup_compression_algorithm.lower(),
-                self.chunk_size_bytes, parent, pass_fds=(disk['fd'],),
-                on_progress=_Progress(self, backup, object_meta, size))
+            try:
+                object_meta['list'] = self._run(
+                    transfer.store, disk, self._path(container),
+                    object_meta['prefix'], self._hash_header(backup),
+                    self.backup_compression_algorithm.lower(),
+                    self.chunk_size_bytes, parent, pass_fds=(disk['fd'],),
+                    on_progress=progress)
+            finally:
+                # A deletion may also be why it failed.
+                progress.look()
         except _NotWanted:
             LOG.info('Backup %s is being deleted, and is not continued.',
                      backup.id)
@@ -222,7 +225,7 @@ class LustreBackupDriver(posix.PosixBackupDriver):
             raise exception.InvalidBackup(
                 reason=_('the volume has been extended since backup %s. Do a '
                          'full backup.') % parent.id)
-        return os.path.join(self.backup_path, parent.container,
+        return os.path.join(self._path(parent.container),
                             self._sha256_filename(parent))
 
     def _hash_header(self, backup):
@@ -271,7 +274,7 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         for layer, metadata in found:
             self._run(
                 transfer.restore, disk,
-                os.path.join(self.backup_path, layer.container),
+                self._path(layer.container),
                 layer.service_metadata, size,
                 volume_is_new and not layer.parent_id,
                 pass_fds=(disk['fd'],), on_progress=progress)
@@ -284,7 +287,7 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         :raises: InvalidBackup, BackupDriverException
         """
         metadata = self._run(
-            transfer.check, os.path.join(self.backup_path, backup.container),
+            transfer.check, self._path(backup.container),
             backup.service_metadata, read)
         if metadata['version'] not in self.DRIVER_VERSION_MAPPING:
             raise exception.InvalidBackup(
@@ -303,10 +306,29 @@ class LustreBackupDriver(posix.PosixBackupDriver):
 
     def delete_backup(self, backup):
         """Delete a backup's objects, and its container once it is empty."""
-        if backup.container is None or backup.service_metadata is None:
+        # Where nothing is ever written, there is nothing to delete.
+        if backup.container is None or not _is_inside(backup.container):
             return
+        self._ensure_ready()
         self._run(transfer.remove, self.backup_path, backup.container,
                   backup.service_metadata)
+
+    def _path(self, container):
+        """The directory of a container.
+
+        :raises: InvalidBackup for one that a user has put elsewhere
+        """
+        if not _is_inside(container):
+            raise exception.InvalidBackup(
+                reason=_('container "%s" would not be a directory of the '
+                         'backup share. Choose a plain name, or none.')
+                % container)
+        return os.path.join(self.backup_path, container)
+
+
+def _is_inside(container):
+    """Whether a container is a directory of the share, below its root."""
+    return {'', '.', '..'}.isdisjoint(container.split('/'))
 
 
 @contextlib.contextmanager
@@ -354,16 +376,23 @@ class _Progress:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_INTERVAL
-        with self._backup.as_read_deleted():
-            self._backup.refresh()
-        if self._backup.status in (fields.BackupStatus.DELETING,
-                                   fields.BackupStatus.DELETED):
-            raise _NotWanted()
+        self.look()
         if now >= self._next_word and self._driver.enable_progress_timer:
             self._next_word = now + self._driver.backup_timer_interval
             self._driver._send_progress_notification(
                 self._driver.context, self._backup, self._meta, self._done,
                 self._size)
+
+    def look(self):
+        """See that the backup is not being deleted.
+
+        :raises: _NotWanted
+        """
+        with self._backup.as_read_deleted():
+            self._backup.refresh()
+        if self._backup.status in (fields.BackupStatus.DELETING,
+                                   fields.BackupStatus.DELETED):
+            raise _NotWanted()
 
 
 class _RestoreProgress:

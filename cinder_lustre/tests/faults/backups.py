@@ -116,7 +116,7 @@ def _back_up(root, backup, parent=None, algorithm='zlib'):
     transfer.make_container(container, True)
     with open(os.path.join(root, VOLUME), 'rb') as volume:
         objects = transfer.store(
-            volume.fileno(), container, PREFIX, {'chunk_size': BLOCK},
+            {'fd': volume.fileno()}, container, PREFIX, {'chunk_size': BLOCK},
             algorithm, MIB,
             parent and os.path.join(_container(root, parent),
                                     PREFIX + transfer.HASHES))
@@ -131,8 +131,9 @@ def _restore(root, *backups):
         transfer.check(_container(root, backup), PREFIX)
     with open(os.path.join(root, TARGET), 'r+b') as volume:
         for backup in backups:
-            transfer.restore(volume.fileno(), _container(root, backup),
-                             PREFIX, TARGET_SIZE, False)
+            transfer.restore({'fd': volume.fileno()},
+                             _container(root, backup), PREFIX, TARGET_SIZE,
+                             False)
 
 
 def _delete(root, backup):

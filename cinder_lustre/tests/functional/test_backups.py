@@ -380,10 +380,63 @@ class LustreBackupsTestCase(BackupCase):
         self.assertEqual([], self.backups.listing())
         self.assert_released()
 
+    def test_force_delete_at_the_end(self):
+        """It is deleted after the driver has looked for the last time."""
+        volume = self.create_volume()
+        self.write(volume)
+        backup = self.new_backup(volume)
+        with self.meanwhile(lambda: self.delete(backup)), \
+                mock.patch.object(lustre, '_LOOK_INTERVAL', 3600):
+            self.service.create_backup(self.context, self.load(backup))
+        self.assertRaises(exception.BackupNotFound, self.load, backup)
+        self.assertEqual('available', self.load(volume).status)
+        self.assertEqual([], self.backups.listing())
+
+    def test_container_without_objects(self):
+        """A backup that failed before it had any objects."""
+        volume = self.create_volume()
+        backup = self.new_backup(volume)
+        with mock.patch.object(
+                self.service.service, '_generate_object_name_prefix',
+                side_effect=OSError('interrupted')):
+            self.assertRaises(OSError, self.service.create_backup,
+                              self.context, self.load(backup))
+        self.delete(backup)
+        self.assertEqual([], self.backups.listing())
+
+    @ddt.data('/', '..', '../other', 'daily/../../other', '.')
+    def test_container_outside(self, container):
+        """A user's choice stays within the share, and can be deleted."""
+        if container == '/':
+            container = os.path.join(self.directory, 'other')
+        volume = self.create_volume()
+        backup = self.new_backup(volume, container=container)
+        with contextlib.suppress(exception.CinderException):
+            self.service.create_backup(self.context, self.load(backup))
+        paths = {os.path.join(parent, name)
+                 for parent, _directories, names in os.walk(self.directory)
+                 for name in names if backup.id in name}
+        share = self.backups.share.mount_point(self.backup_base)
+        self.assertEqual(set(), {path for path in paths
+                                 if not path.startswith(share + '/')})
+        self.delete(backup)
+        self.assertEqual([], self.backups.listing())
+
     def test_notifications(self):
         volume = self.create_volume()
         self.write(volume)
         _backup, percents = self.back_up_and_watch(volume)
+        self.assertLess(10, len(set(percents)))
+
+    def test_notifications_of_an_incremental_backup(self):
+        """What has not changed was looked at, too."""
+        volume = self.create_volume()
+        content = self.write(volume)
+        parent = self.back_up(volume)
+        content.put(units.Gi // 4, b'more' * units.Ki)
+        with self.attached(volume) as stream:
+            content.write(stream)
+        _backup, percents = self.back_up_and_watch(volume, parent)
         self.assertLess(10, len(set(percents)))
 
     def back_up_and_watch(self, volume, parent=None):
