@@ -90,22 +90,20 @@ class _File:
                 return position if whence == os.SEEK_DATA else self.size
             raise
 
-    def read(self, offset, length):
-        """Bytes that are there in any case.
+    def read(self, offset, buffer):
+        """Fill a buffer.
 
         :raises: OSError
         """
-        pieces = []
-        while length:
-            pieces.append(os.pread(self._fd, length, offset))
-            if not pieces[-1]:
+        view = memoryview(buffer)
+        while view:
+            count = os.preadv(self._fd, [view], offset)
+            if not count:
                 raise OSError(
                     errno.EIO, 'the volume ends at %s bytes, before the size '
                     'that it had' % offset)
-            offset += len(pieces[-1])
-            length -= len(pieces[-1])
-        # Of one piece, this is that piece.
-        return b''.join(pieces)
+            view = view[count:]
+            offset += count
 
     def write(self, offset, data):
         """Write a buffer; it is on the disk after a flush.
@@ -156,6 +154,7 @@ class _Export:
 
     def __init__(self, connection):
         self.size = connection.size
+        self.read = connection.read
         self.write = connection.write
         self.zero = connection.zero
         self.flush = connection.flush
@@ -163,11 +162,6 @@ class _Export:
 
     def data(self, _unit):
         return self._connection.data()
-
-    def read(self, offset, length):
-        data = bytearray(length)
-        self._connection.read(offset, data)
-        return data
 
     def grow(self, _size):
         """Nothing: it has the size of its image."""

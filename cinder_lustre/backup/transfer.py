@@ -26,6 +26,7 @@ import itertools
 import json
 import os
 import re
+import threading
 
 from cinder_lustre.backup import disk
 from cinder_lustre.backup import piece
@@ -46,6 +47,7 @@ _MAX_UNITS = 1 << 16
 _FLUSH_INTERVAL = 256 << 20
 _HASH_LINE = re.compile(r'\s*"([0-9a-f]{64})",?\s*')
 _SIZE_LINE = re.compile(r'\s*"chunk_size": (\d+),?\s*')
+_thread = threading.local()
 METADATA = '_metadata'
 HASHES = '_sha256file'
 
@@ -179,9 +181,12 @@ def _store_piece(source, path, algorithm, block, numbers, offset, length,
     :param before: its hashes in the parent, or None
     :returns: where it ends, its hashes now, and the objects that were written
     """
-    data = source.read(offset, length) if has_data else None
-    if data is not None and disk.is_zero(data):
-        data = None
+    data = None
+    if has_data:
+        data = _buffer(length)
+        source.read(offset, data)
+        if disk.is_zero(data):
+            data = None
     digests = list(_digests(data, length, block))
     if before is None:
         changes = [(0, length)]
@@ -191,13 +196,18 @@ def _store_piece(source, path, algorithm, block, numbers, offset, length,
     for start, end in changes:
         number = next(numbers)
         name = '%s-%05d' % (path, number)
-        content = data
-        if data is not None and end - start < length:
-            content = memoryview(data)[start:end]
         entries.append({os.path.basename(name): dict(
-            _store_object(name, algorithm, content, end - start),
+            _store_object(name, algorithm, data and data[start:end],
+                          end - start),
             offset=offset + start, length=end - start)})
     return offset + length, digests, entries
+
+
+def _buffer(length):
+    """Memory of this thread, the same again: new pages take longer."""
+    if len(getattr(_thread, 'buffer', b'')) < length:
+        _thread.buffer = bytearray(length)
+    return memoryview(_thread.buffer)[:length]
 
 
 def _digests(data, length, block):
@@ -206,9 +216,8 @@ def _digests(data, length, block):
         if length % block:
             yield _zero_hash(length % block)
         return
-    view = memoryview(data)
     for start in range(0, length, block):
-        yield hashlib.sha256(view[start:start + block]).hexdigest()
+        yield hashlib.sha256(data[start:start + block]).hexdigest()
 
 
 @functools.lru_cache
