@@ -155,7 +155,8 @@ def _host(args):
 def _guess(cinder, nova):
     if cinder.backends:
         yield doctor.VOLUME
-    if 'cinder_lustre' in cinder.managers.get(doctor.BACKUP, ''):
+    if (cinder.keeps_backups or
+            'cinder_lustre' in cinder.managers.get(doctor.BACKUP, '')):
         yield doctor.BACKUP
     if nova.is_found:
         yield doctor.COMPUTE
@@ -170,9 +171,8 @@ def _find_shares(host, cinder, nova):
             by_path.setdefault(target.path, target).roles |= target.roles
 
     cinder_roles = host.roles & {doctor.VOLUME, doctor.BACKUP}
-    if doctor.VOLUME in host.roles:
-        found, host.problems = cinder.targets(cinder_roles)
-        add(found)
+    found, host.problems = cinder.targets(cinder_roles)
+    add(found)
     if doctor.BACKUP in host.roles:
         add(settings.mounted_below(cinder.base(), cinder_roles, host.fstypes))
     for base in host.nova_bases:

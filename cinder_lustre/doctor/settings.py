@@ -20,11 +20,13 @@ from cinder_lustre.brick import mount
 from cinder_lustre import doctor
 from cinder_lustre.doctor import shares
 from cinder_lustre.doctor import verdict
+from cinder_lustre import exception
 from cinder_lustre.nova import opts as nova_opts
 from cinder_lustre import opts
 from cinder_lustre import share as share_module
 
 _DRIVER = 'cinder_lustre.volume.drivers.lustre.LustreDriver'
+_BACKUP_DRIVER = 'cinder_lustre.backup.drivers.lustre.LustreBackupDriver'
 _DEFAULTS = 'backend_defaults'
 
 
@@ -38,7 +40,8 @@ class Cinder:
     def __init__(self, files):
         self._conf = _parse(files, 'cinder', 'cinder-volume', [
             cfg.ListOpt('enabled_backends', default=[]),
-            cfg.StrOpt('volume_manager'), cfg.StrOpt('backup_manager')])
+            cfg.StrOpt('volume_manager'), cfg.StrOpt('backup_manager'),
+            cfg.StrOpt('backup_driver'), *opts.backup_opts])
         self._register(_DEFAULTS)
         self.is_found = bool(self._conf.config_file)
         self.backends = [name for name in self._conf.enabled_backends
@@ -66,23 +69,29 @@ class Cinder:
                 doctor.BACKUP: self._conf.backup_manager or 'Cinder\'s own'}
 
     @property
+    def keeps_backups(self):
+        """Whether backups are kept on Lustre."""
+        return self._conf.backup_driver == _BACKUP_DRIVER
+
+    @property
     def fstypes(self):
-        """What development accepts beside Lustre, in any backend."""
+        """What development accepts beside Lustre, on any share."""
         return [fstype for section in (_DEFAULTS, *self.backends)
-                for fstype in self.get('lustre_development_fstypes', section)]
+                for fstype in self.get('lustre_development_fstypes', section)
+                ] + self._conf.lustre_backup_development_fstypes
 
     def base(self, section=_DEFAULTS):
         """The mount point base of a backend."""
         return os.path.realpath(self.get('lustre_mount_point_base', section))
 
     def targets(self, roles):
-        """The shares of all backends.
+        """The shares that services with these roles are told to use.
 
-        :returns: a list of shares.Target, and pairs of a backend and a
-                  verdict on a line that is wrong
+        :returns: a list of shares.Target, and pairs of a backend, or an
+                  option, and a verdict on what is wrong there
         """
         found, problems = [], []
-        for section in self.backends:
+        for section in self.backends if doctor.VOLUME in roles else ():
             lines = self.get('lustre_shares', section)
             origin = 'lustre_shares'
             if not lines:
@@ -103,7 +112,21 @@ class Cinder:
             base = self.base(section)
             found += [shares.Target(share, share.mount_point(base), roles,
                                     base) for share in valid]
+        if doctor.BACKUP in roles and self.keeps_backups:
+            try:
+                found.append(self._backup_target())
+            except exception.InvalidShare as exc:
+                problems.append(('lustre_backup_share', verdict.failure(
+                    str(exc), 'Correct the option, and restart '
+                    'cinder-backup.')))
         return found, problems
+
+    def _backup_target(self):
+        share = share_module.Share.parse(self._conf.lustre_backup_share or '')
+        base = os.path.realpath(self._conf.lustre_backup_mount_point_base)
+        return shares.Target(share, share.mount_point(base),
+                             frozenset((doctor.BACKUP,)), base,
+                             for_backups=True)
 
 
 class Nova:

@@ -45,12 +45,14 @@ class Target:
     :ivar roles: the roles of this host that need it
     :ivar base: the mount point base that the path has to follow from, or
                 None for a directory that was named as such
+    :ivar for_backups: whether it has backups, and no volumes
     """
 
     share: share_module.Share
     path: str
     roles: frozenset
     base: str = None
+    for_backups: bool = False
 
     def __post_init__(self):
         self._worker = worker.Worker(self.name)
@@ -248,6 +250,8 @@ def qemu_access(target, host):
 
 def acl(target, host):
     """What keeps a volume usable when a compute host dies."""
+    if target.for_backups:
+        return verdict.ok('it is for backups, which QEMU does not use.')
     if 'noacl' in mount.mounts_on(target.path)[-1].super_options:
         return verdict.failure('it is mounted with noacl.',
                                'Unmount it, and mount it without noacl.')

@@ -23,6 +23,7 @@ from cinder_lustre import exception
 
 SHARE = '10.0.2.15@tcp:/testfs/cinder'
 DRIVER = 'cinder_lustre.volume.drivers.lustre.LustreDriver'
+BACKUP_DRIVER = 'cinder_lustre.backup.drivers.lustre.LustreBackupDriver'
 CINDER = '''[DEFAULT]
 enabled_backends = one, two, other
 volume_manager = cinder_lustre.volume.manager.VolumeManager
@@ -92,6 +93,52 @@ class SettingsTestCase(testtools.TestCase):
         (section, problem), = problems
         self.assertEqual(('one', 'failure'), (section, problem.status))
         self.assertIn('line 2 of lustre_shares', problem.message)
+
+    def backups(self, share, driver=BACKUP_DRIVER):
+        return settings.Cinder([self.write('cinder.conf', '''[DEFAULT]
+enabled_backends = one
+state_path = /state
+backup_driver = %s
+lustre_backup_share = %s
+lustre_backup_development_fstypes = xfs
+[one]
+volume_driver = %s
+lustre_shares = %s
+''' % (driver, share, DRIVER, SHARE))])
+
+    def test_share_of_backups(self):
+        cinder = self.backups('10.0.2.15@tcp:/testfs/backups')
+        self.assertTrue(cinder.keeps_backups)
+        self.assertEqual(['xfs'], cinder.fstypes)
+        (target,), problems = cinder.targets({'backup'})
+        self.assertEqual([], problems)
+        self.assertEqual(
+            ('lustre:/testfs/backups', '/state/backup_mount', {'backup'},
+             True),
+            (target.name, target.base, target.roles, target.for_backups))
+        self.assertEqual(target.share.mount_point(target.base), target.path)
+
+    @ddt.data(({'volume'}, ['lustre:/testfs/cinder']),
+              ({'volume', 'backup'},
+               ['lustre:/testfs/cinder', 'lustre:/testfs/backups']))
+    @ddt.unpack
+    def test_shares_are_those_of_the_roles(self, roles, names):
+        found, _problems = self.backups(
+            '10.0.2.15@tcp:/testfs/backups').targets(roles)
+        self.assertEqual(names, [target.name for target in found])
+
+    @ddt.data('', 'nonsense')
+    def test_wrong_share_of_backups(self, share):
+        found, problems = self.backups(share).targets({'backup'})
+        self.assertEqual([], found)
+        (option, problem), = problems
+        self.assertEqual(('lustre_backup_share', 'failure'),
+                         (option, problem.status))
+
+    def test_backups_elsewhere(self):
+        cinder = self.backups('10.0.2.15@tcp:/testfs/backups', 'another')
+        self.assertFalse(cinder.keeps_backups)
+        self.assertEqual(([], []), cinder.targets({'backup'}))
 
     def test_missing_file_of_shares(self):
         found, problems = self.cinder('missing').targets(ROLES)

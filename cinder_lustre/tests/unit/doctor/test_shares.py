@@ -175,6 +175,13 @@ class MountedTestCase(SharesTestCase):
             self.assert_verdict(status, shares.acl(
                 target, self.host('compute', qemu=qemu)), word)
 
+    def test_backups_need_no_acl(self):
+        target = self.target('/mnt/lustre-direct', directory={
+            'uid': 64, 'gid': 64, 'mode': 0o750, 'users': {}})
+        target.for_backups = True
+        self.assert_verdict('ok', shares.acl(target, self.host()),
+                            'for backups')
+
 
 @ddt.ddt
 class ShareChecksTestCase(SharesTestCase):
