@@ -61,8 +61,8 @@ class _File:
         info = os.fstat(fd)
         self._is_file = stat.S_ISREG(info.st_mode)
         # Holes would take away the space of a thick volume.
-        self._may_punch = (self._is_file and
-                           info.st_blocks * 512 < info.st_size)
+        self._may_punch = self._is_file and (
+            not info.st_size or info.st_blocks * 512 < info.st_size)
 
     def data(self, unit):
         """Where something else than zeros may be.

@@ -51,8 +51,12 @@ def zero_md5(length):
 @functools.lru_cache(maxsize=64)
 def zero_run(algorithm, length):
     """So many zeros, compressed; None where compression gains nothing."""
-    name, content = compress(algorithm, bytes(length))
-    return None if name == 'none' else content
+    kind = ALGORITHMS[algorithm]
+    if kind is None:
+        return None
+    if kind == 'zstd':
+        return compress(algorithm, bytes(length))[1]
+    return b''.join(_compressed(kind, disk.zeros(length)))
 
 
 def md5_of(data):
@@ -81,17 +85,20 @@ def compress(algorithm, data):
         # The pieces are compressed beside each other: one thread for each.
         content = _zstd().compress(bytes(data), 3, 1)
     else:
-        content = b''.join(_compressed(kind, memoryview(data)))
+        view = memoryview(data)
+        content = b''.join(_compressed(kind, (
+            view[start:start + _PIECE]
+            for start in range(0, len(view), _PIECE))))
     return ('none', data) if len(content) >= len(data) else (algorithm,
                                                              content)
 
 
-def _compressed(kind, view):
+def _compressed(kind, pieces):
     engine = {'zlib': zlib.compressobj, 'bz2': bz2.BZ2Compressor}[kind]()
-    for start in range(0, len(view), _PIECE):
-        # A large piece takes long.
+    for each in pieces:
+        # All of them may take long.
         worker.progress(None)
-        yield engine.compress(view[start:start + _PIECE])
+        yield engine.compress(each)
     yield engine.flush()
 
 
@@ -187,9 +194,10 @@ def _is_hole(fd):
     try:
         os.lseek(fd, 0, os.SEEK_DATA)
     except OSError as exc:
-        if exc.errno != errno.ENXIO:
+        # Some file systems cannot tell.
+        if exc.errno not in (errno.ENXIO, errno.EINVAL):
             raise
-        return True
+        return exc.errno == errno.ENXIO
     os.lseek(fd, 0, os.SEEK_SET)
     return False
 
@@ -216,7 +224,7 @@ def _decompressed(path, stream, algorithm):
             raise _damaged(path, 'its end is missing')
         if engine.unused_data:
             raise _damaged(path, 'something follows its end')
-    except exception.LustreException:
+    except (exception.LustreException, MemoryError):
         raise
     # A damaged file raises zlib.error, OSError without a number (bz2) or
     # zstd.Error, which has no name when the module is not there.

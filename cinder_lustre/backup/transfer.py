@@ -34,9 +34,10 @@ from cinder_lustre import exception
 from cinder_lustre import worker
 
 # Bytes that are in memory at once, at most, and how often a piece may be:
-# as it was read, as its compression wants it, and compressed.
+# as it was read, as its compression wants it, and compressed; once more for
+# what was freed and is kept for the next piece.
 _IN_MEMORY = 512 << 20
-_COPIES = 3
+_COPIES = 4
 # How many objects are worked on at once, or one for each core if these are
 # more: each waits for the disk while another one is compressed.
 _AT_ONCE = 8
@@ -57,58 +58,89 @@ def is_writable(path):
     return os.access(path, os.W_OK | os.X_OK, effective_ids=True)
 
 
-def make_container(path, may_create):
+def make_container(root, container, may_create):
     """Make the directory of a backup, unless it is there.
 
+    :param root: the directory of all containers
     :param may_create: whether one that is missing may be made
+    :returns: its path
     :raises: ContainerMissing, OSError
     """
+    path = os.path.join(root, container)
     while not os.path.isdir(path):
         if not may_create:
             raise exception.ContainerMissing(path=path)
-        try:
-            os.makedirs(path, exist_ok=True)
+        # The end of another backup may remove a directory before the next
+        # one is made in it.
+        with contextlib.suppress(FileNotFoundError):
+            _make_directories(root, container)
+    return path
+
+
+def _make_directories(root, container):
+    path = root
+    for name in container.split('/'):
+        parent, path = path, os.path.join(path, name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
             # Whatever umask the service has.
             os.chmod(path, 0o770)
-        except FileNotFoundError:
-            # The end of another backup has just removed the directory above.
-            continue
+            _sync(parent)
 
 
-def store(volume, container, prefix, header, algorithm, object_size,
-          parent=None):
+def _sync(directory):
+    """Bring the names in a directory to the disk."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def store(volume, root, container, prefix, header, algorithm, object_size,
+          parent=None, may_create=True):
     """Copy a volume into objects; only its metadata are not written.
 
     :param volume: the terms of the volume's disk, see :func:`disk.open_disk`
-    :param container: the directory of the backup
+    :param root: the directory of all containers
+    :param container: that of the backup
     :param prefix: what the names of its objects begin with
     :param header: what the file of hashes begins with; its ``chunk_size`` is
                    the number of bytes of each hash
     :param algorithm: how to compress
     :param object_size: bytes of the volume in one object, at most
     :param parent: the path of the hashes of the backup to build on
+    :param may_create: whether a container may be made
     :returns: the objects as in Cinder's metadata
-    :raises: ParentUnusable, OSError
+    :raises: ParentUnusable, ContainerMissing, OSError
     """
     source = disk.open_disk(**volume)
     size = source.size
     block = header['chunk_size']
-    store_piece = functools.partial(
-        _store_piece, source, os.path.join(container, prefix), algorithm,
-        block, itertools.count(1))
+    path = os.path.join(root, container, prefix)
+    store_piece = functools.partial(_store_piece, source, path, algorithm,
+                                    block, itertools.count(1))
     hashes = parent and _parent_hashes(parent, block)
-    pieces = ((length if has_data else 0,
-               (offset, length, has_data,
-                hashes and _take(hashes, -(-length // block))))
-              for offset, length, has_data in _extents(source, object_size))
+    pieces = ((*extent, hashes and _take(hashes, -(-extent[1] // block)))
+              for extent in _extents(source, object_size))
     objects = []
-    with _writing(os.path.join(container, prefix + HASHES),
-                  header) as add_hashes:
-        for done, digests, entries in _beside_each_other(store_piece, pieces):
+    with _writing(_open_first(root, container, path + HASHES, may_create),
+                  path + HASHES, header) as add_hashes:
+        for done, digests, entries in _beside_each_other(
+                store_piece, pieces, object_size):
             add_hashes(digests)
             objects += entries
             worker.progress([done, size])
+    _sync(os.path.dirname(path))
     return objects
+
+
+def _open_first(root, container, path, may_create):
+    """Open a container's first file, with which it cannot go any more."""
+    while True:
+        make_container(root, container, may_create)
+        with contextlib.suppress(FileNotFoundError):
+            return open(path + piece.PART, 'w', encoding='utf-8')
 
 
 def _extents(source, object_size):
@@ -148,29 +180,24 @@ def _take(hashes, count):
     return list(itertools.islice(hashes, count))
 
 
-def _beside_each_other(func, items):
+def _beside_each_other(func, items, size):
     """Call a function for each item, several at once; results in order.
 
-    :param items: pairs of the bytes that a call has in memory, in some
-                  copies, and its arguments
+    :param size: bytes of what a call has in memory, in some copies
     """
-    threads = max(_AT_ONCE, len(os.sched_getaffinity(0)))
+    threads = max(1, min(max(_AT_ONCE, len(os.sched_getaffinity(0))),
+                         _IN_MEMORY // _COPIES // size))
     calls = collections.deque()
-    in_memory = 0
     with futures.ThreadPoolExecutor(threads) as executor:
         try:
-            for size, args in items:
-                size *= _COPIES
-                while calls and (len(calls) > threads or
-                                 in_memory + size > _IN_MEMORY):
-                    in_memory -= calls[0][0]
-                    yield calls.popleft()[1].result()
-                calls.append((size, executor.submit(func, *args)))
-                in_memory += size
+            for item in items:
+                calls.append(executor.submit(func, *item))
+                if len(calls) > threads:
+                    yield calls.popleft().result()
             while calls:
-                yield calls.popleft()[1].result()
+                yield calls.popleft().result()
         finally:
-            for _size, call in calls:
+            for call in calls:
                 call.cancel()
 
 
@@ -252,13 +279,14 @@ def _store_object(name, algorithm, data, length):
 
 
 @contextlib.contextmanager
-def _writing(path, header):
+def _writing(stream, path, header):
     """Write a file of hashes, however many there are.
+
+    :param stream: that of the part of the file
 
     :yields: a function that takes the next hashes
     """
-    part = path + piece.PART
-    with open(part, 'w', encoding='utf-8') as stream:
+    with stream:
         os.fchmod(stream.fileno(), 0o660)
         # What ends an object of JSON is written after the hashes.
         stream.write(json.dumps(header, indent=2)[:-2])
@@ -275,7 +303,7 @@ def _writing(path, header):
         stream.write('\n  ]\n}')
         stream.flush()
         os.fsync(stream.fileno())
-    os.rename(part, path)
+    os.rename(stream.name, path)
 
 
 def _parent_hashes(path, block):
@@ -284,7 +312,7 @@ def _parent_hashes(path, block):
     :raises: ParentUnusable
     """
     try:
-        stream = open(path, encoding='utf-8')
+        stream = open(path, encoding='utf-8', errors='replace')
     except FileNotFoundError:
         raise exception.ParentUnusable(
             reason='%s is missing. Take a full backup.' % path) from None
@@ -301,19 +329,32 @@ def _parent_hashes(path, block):
                 yield found[1]
 
 
-def check(container, prefix, read=False):
-    """Look whether all objects of a backup are there.
+def check(container, prefix, size, is_full, read=False):
+    """Look whether all objects of a backup are there, and fit.
 
+    :param size: bytes of the volume that they are to be restored to
+    :param is_full: whether they have to cover the volume by themselves
     :param read: whether to read them, and to compare their checksums
     :returns: the metadata without the list of objects
-    :raises: ObjectDamaged
+    :raises: ObjectDamaged, SizeMismatch, OSError
     """
     metadata = _metadata(container, prefix)
     there = set(os.listdir(container))
+    end = 0
     for entry in metadata['objects']:
-        for name in entry.keys() - there:
+        (name, found), = entry.items()
+        if name not in there:
             raise exception.ObjectDamaged(
                 path=os.path.join(container, name), reason='it is missing')
+        if is_full and found['offset'] != end:
+            raise exception.ObjectDamaged(
+                path=os.path.join(container, prefix + METADATA),
+                reason='no object has what begins at byte %s' % end)
+        end = found['offset'] + found['length']
+        if end > size:
+            raise exception.SizeMismatch(
+                path='the backup', actual=end, expected=size,
+                reason='restore it to a larger one.')
         if read:
             for _content in _contents(container, entry):
                 worker.progress(None)
@@ -338,16 +379,17 @@ def restore(volume, container, prefix, size, is_new):
     :param volume: the terms of the volume's disk, see :func:`disk.open_disk`
     :param size: the volume's size in bytes
     :param is_new: whether the volume is known to have zeros only
-    :raises: ObjectDamaged, SizeMismatch, OSError
+    :raises: ObjectDamaged, OSError
     """
     target = disk.open_disk(**volume)
     entries = _metadata(container, prefix)['objects']
     unflushed = 0
     for done, written in _beside_each_other(
-            functools.partial(_restore_object, target, container, size,
-                              is_new),
-            ((piece.in_memory(found['compression'], found['length']), (entry,))
-             for entry in entries for found in entry.values())):
+            functools.partial(_restore_object, target, container, is_new),
+            ((entry,) for entry in entries),
+            max((piece.in_memory(found['compression'], found['length'])
+                 for entry in entries for found in entry.values()),
+                default=1)):
         unflushed += written
         if unflushed > _FLUSH_INTERVAL:
             unflushed = 0
@@ -357,7 +399,7 @@ def restore(volume, container, prefix, size, is_new):
     target.flush()
 
 
-def _restore_object(target, container, size, is_new, entry):
+def _restore_object(target, container, is_new, entry):
     """Write an object to its place.
 
     :returns: where it ends, and how many bytes were written
@@ -367,10 +409,6 @@ def _restore_object(target, container, size, is_new, entry):
     for content in _contents(container, entry):
         is_zeros = isinstance(content, int) or disk.is_zero(content)
         length = content if isinstance(content, int) else len(content)
-        if position + length > size:
-            raise exception.SizeMismatch(
-                path='the backup', actual=position + length, expected=size,
-                reason='restore it to a larger one.')
         if not is_zeros:
             target.write(position, content)
             written += length
@@ -387,14 +425,27 @@ def _contents(container, entry):
                       found['length'], found['md5'])
 
 
-def remove(path, container, prefix):
+def write(content, path):
+    """Write a file so that it is there as a whole or not at all.
+
+    :param content: the descriptor of an unnamed file in this process
+    :raises: OSError
+    """
+    with open(content, 'rb', buffering=0) as stream:
+        stream.seek(0)
+        piece.write(path, iter(lambda: stream.read(_UNIT), b''))
+    _sync(os.path.dirname(path))
+
+
+def remove(root, container, prefix, with_container=True):
     """Remove a backup's objects, and its container if nothing is left in it.
 
-    :param path: the directory of all containers
+    :param root: the directory of all containers
     :param prefix: what their names begin with; None if there are none
+    :param with_container: whether to remove directories at all
     :returns: the number of files
     """
-    directory = os.path.join(path, container)
+    directory = os.path.join(root, container)
     try:
         names = [name for name in os.listdir(directory)
                  if prefix and name.startswith(prefix)]
@@ -405,9 +456,9 @@ def remove(path, container, prefix):
             os.unlink(os.path.join(directory, name))
         worker.progress([number, len(names)])
     # Also those above it, which Cinder makes from the backup's id.
-    while container:
+    while with_container and container:
         try:
-            os.rmdir(os.path.join(path, container))
+            os.rmdir(os.path.join(root, container))
         except FileNotFoundError:
             pass
         except OSError as exc:

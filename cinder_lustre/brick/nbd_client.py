@@ -194,7 +194,7 @@ class Connection:
                 raise self.error(
                     errno.ETIMEDOUT, 'qemu-nbd was silent for %s seconds' %
                     self.sock.gettimeout()) from None
-            except (OSError, struct.error) as exc:
+            except (OSError, ValueError, struct.error) as exc:
                 raise self.error(errno.EIO, 'qemu-nbd was lost: %s %s' % (
                     exc, self._explain())) from exc
             self.broken = False

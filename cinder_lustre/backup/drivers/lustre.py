@@ -28,7 +28,6 @@ from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_utils import units
 
-from cinder_lustre.backup import piece
 from cinder_lustre.backup import transfer
 from cinder_lustre.brick import client
 from cinder_lustre.brick import nbd
@@ -97,13 +96,12 @@ class LustreBackupDriver(posix.PosixBackupDriver):
 
         :raises: InvalidConfigurationValue
         """
-        if self.chunk_size_bytes % self.sha_block_size_bytes:
+        # Holes and objects begin at such places, and so have hashes to.
+        if units.Mi % self.sha_block_size_bytes:
             raise exception.InvalidConfigurationValue(
-                message=_('lustre_backup_object_size (%(size)s MiB) is not a '
-                          'multiple of backup_sha_block_size_bytes '
-                          '(%(block)s).')
-                % {'size': CONF.lustre_backup_object_size,
-                   'block': self.sha_block_size_bytes})
+                message=_('1 MiB is not a multiple of '
+                          'backup_sha_block_size_bytes (%s). 32768 is.')
+                % self.sha_block_size_bytes)
         try:
             self._ensure_ready()
         except exception.BackupDriverException as exc:
@@ -158,15 +156,19 @@ class LustreBackupDriver(posix.PosixBackupDriver):
                 lustre_exception.ParentUnusable,
                 lustre_exception.SizeMismatch) as exc:
             raise exception.InvalidBackup(reason=str(exc)) from exc
-        except (lustre_exception.LustreException, OSError) as exc:
+        except lustre_exception.LustreException as exc:
             raise exception.BackupDriverException(reason=str(exc)) from exc
+        except OSError as exc:
+            raise exception.BackupDriverException(
+                reason=_('share %(share)s: %(error)s')
+                % {'share': self._identity, 'error': exc}) from exc
 
     def put_container(self, container):
-        self._run(transfer.make_container, self._path(container),
-                  self.backup_create_containers)
+        self._run(transfer.make_container, self.backup_path,
+                  self._inside(container), self.backup_create_containers)
 
     def get_object_writer(self, container, object_name, extra_metadata=None):
-        return _Writer(os.path.join(self._path(container), object_name))
+        return _Writer(self, os.path.join(self._path(container), object_name))
 
     def backup(self, backup, volume_file, backup_metadata=True):
         """Back up a volume.
@@ -175,11 +177,17 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         :raises: InvalidBackup, BackupDriverException
         """
         self._ensure_ready()
-        with _lend(volume_file) as disk:
-            if disk is None:
-                super().backup(backup, volume_file, backup_metadata)
-            else:
-                self._backup(backup, disk, backup_metadata)
+        try:
+            with _lend(volume_file) as disk:
+                if disk is None:
+                    super().backup(backup, volume_file, backup_metadata)
+                else:
+                    self._backup(backup, disk, backup_metadata)
+        except _NotWanted:
+            LOG.info('Backup %s is being deleted, and is not continued.',
+                     backup.id)
+            self._wait_for_child()
+            self.delete_backup(backup)
 
     def _backup(self, backup, disk, backup_metadata):
         parent = self._parent_hashes(backup)
@@ -187,22 +195,16 @@ class LustreBackupDriver(posix.PosixBackupDriver):
             self._prepare_backup(backup))
         progress = _Progress(self, backup, object_meta, size)
         try:
-            try:
-                object_meta['list'] = self._run(
-                    transfer.store, disk, self._path(container),
-                    object_meta['prefix'], self._hash_header(backup),
-                    self.backup_compression_algorithm.lower(),
-                    self.chunk_size_bytes, parent, pass_fds=(disk['fd'],),
-                    on_progress=progress)
-            finally:
-                # A deletion may also be why it failed.
-                progress.look()
-        except _NotWanted:
-            LOG.info('Backup %s is being deleted, and is not continued.',
-                     backup.id)
-            self._wait_for_child()
-            self.delete_backup(backup)
-            return
+            object_meta['list'] = self._run(
+                transfer.store, disk, self.backup_path,
+                self._inside(container), object_meta['prefix'],
+                self._hash_header(backup),
+                self.backup_compression_algorithm.lower(),
+                self.chunk_size_bytes, parent, self.backup_create_containers,
+                pass_fds=(disk['fd'],), on_progress=progress)
+        finally:
+            # A deletion may also be why it failed.
+            progress.look()
         self._send_progress_end(self.context, backup, object_meta)
         if backup_metadata:
             self._backup_metadata(backup, object_meta)
@@ -254,10 +256,13 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         """
         self._ensure_ready()
         with _lend(volume_file) as disk:
+            size = self.db.volume_get(self.context,
+                                      volume_id)['size'] * units.Gi
             found = []
             layer = backup
             while layer:
-                found.insert(0, (layer, self._check(layer, disk is None)))
+                found.insert(0, (layer, self._check(layer, size,
+                                                    disk is None)))
                 layer = layer.parent_id and objects.Backup.get_by_id(
                     self.context, layer.parent_id)
             if disk is None:
@@ -266,10 +271,10 @@ class LustreBackupDriver(posix.PosixBackupDriver):
                 super().restore(backup, volume_id, volume_file,
                                 volume_is_new and not backup.parent_id)
             else:
-                self._restore(backup, volume_id, disk, volume_is_new, found)
+                self._restore(backup, volume_id, disk, size, volume_is_new,
+                              found)
 
-    def _restore(self, backup, volume_id, disk, volume_is_new, found):
-        size = self.db.volume_get(self.context, volume_id)['size'] * units.Gi
+    def _restore(self, backup, volume_id, disk, size, volume_is_new, found):
         progress = _RestoreProgress(backup, volume_id)
         for layer, metadata in found:
             self._run(
@@ -281,14 +286,16 @@ class LustreBackupDriver(posix.PosixBackupDriver):
             if metadata['volume_meta']:
                 self._restore_metadata(volume_id, metadata['volume_meta'])
 
-    def _check(self, backup, read):
+    def _check(self, backup, size, read):
         """See that the objects of a backup are there, and right if read.
+
+        :param size: that of the volume in bytes
 
         :raises: InvalidBackup, BackupDriverException
         """
         metadata = self._run(
             transfer.check, self._path(backup.container),
-            backup.service_metadata, read)
+            backup.service_metadata, size, not backup.parent_id, read)
         if metadata['version'] not in self.DRIVER_VERSION_MAPPING:
             raise exception.InvalidBackup(
                 reason=_('backup %(id)s has version %(version)s, which this '
@@ -306,29 +313,35 @@ class LustreBackupDriver(posix.PosixBackupDriver):
 
     def delete_backup(self, backup):
         """Delete a backup's objects, and its container once it is empty."""
-        # Where nothing is ever written, there is nothing to delete.
-        if backup.container is None or not _is_inside(backup.container):
+        if backup.container is None:
+            return
+        try:
+            container = self._inside(backup.container)
+        except exception.InvalidBackup as exc:
+            # Nothing was ever written there.
+            LOG.warning('No files of backup %(id)s are deleted: %(error)s',
+                        {'id': backup.id, 'error': exc})
             return
         self._ensure_ready()
-        self._run(transfer.remove, self.backup_path, backup.container,
-                  backup.service_metadata)
+        self._run(transfer.remove, self.backup_path, container,
+                  backup.service_metadata, self.backup_create_containers)
 
     def _path(self, container):
-        """The directory of a container.
+        return os.path.join(self.backup_path, self._inside(container))
+
+    @staticmethod
+    def _inside(container):
+        """A container's path below the root of the share.
 
         :raises: InvalidBackup for one that a user has put elsewhere
         """
-        if not _is_inside(container):
+        path = os.path.normpath(container)
+        if path.startswith('/') or path.split('/')[0] in ('.', '..'):
             raise exception.InvalidBackup(
                 reason=_('container "%s" would not be a directory of the '
                          'backup share. Choose a plain name, or none.')
                 % container)
-        return os.path.join(self.backup_path, container)
-
-
-def _is_inside(container):
-    """Whether a container is a directory of the share, below its root."""
-    return {'', '.', '..'}.isdisjoint(container.split('/'))
+        return path
 
 
 @contextlib.contextmanager
@@ -418,16 +431,21 @@ class _RestoreProgress:
 class _Writer:
     """Writes an object when it is complete, and not at all otherwise."""
 
-    def __init__(self, path):
+    def __init__(self, driver, path):
+        self._driver = driver
         self._path = path
-        self._pieces = []
 
     def __enter__(self):
+        self._content = open(os.memfd_create('object'), 'wb')
         return self
 
     def __exit__(self, error, *_args):
-        if error is None:
-            piece.write(self._path, self._pieces)
+        with self._content:
+            if error is None:
+                self._content.flush()
+                descriptor = self._content.fileno()
+                self._driver._run(transfer.write, descriptor, self._path,
+                                  pass_fds=(descriptor,))
 
     def write(self, data):
-        self._pieces.append(data)
+        self._content.write(data)

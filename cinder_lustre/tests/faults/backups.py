@@ -113,10 +113,11 @@ def _write_target(root, hole):
 def _back_up(root, backup, parent=None, algorithm='zlib'):
     """What the service and its child do for one backup."""
     container = _container(root, backup)
-    transfer.make_container(container, True)
+    transfer.make_container(os.path.join(root, BACKUPS), backup, True)
     with open(os.path.join(root, VOLUME), 'rb') as volume:
         objects = transfer.store(
-            {'fd': volume.fileno()}, container, PREFIX, {'chunk_size': BLOCK},
+            {'fd': volume.fileno()}, os.path.join(root, BACKUPS), backup,
+            PREFIX, {'chunk_size': BLOCK},
             algorithm, MIB,
             parent and os.path.join(_container(root, parent),
                                     PREFIX + transfer.HASHES))
@@ -128,7 +129,8 @@ def _back_up(root, backup, parent=None, algorithm='zlib'):
 def _restore(root, *backups):
     """Restore a chain of backups, as the service and its child do."""
     for backup in backups:
-        transfer.check(_container(root, backup), PREFIX)
+        transfer.check(_container(root, backup), PREFIX, TARGET_SIZE,
+                       backup is backups[0])
     with open(os.path.join(root, TARGET), 'r+b') as volume:
         for backup in backups:
             transfer.restore({'fd': volume.fileno()},

@@ -56,8 +56,7 @@ class LustreChunkedTestCase(test_backup_posix.LustreBackupDriverMixin,
 
     def test_backup_invalid_size(self):
         """The service does not start with it."""
-        self.driver.chunk_size_bytes = 999
-        self.driver.sha_block_size_bytes = 1024
+        self.driver.sha_block_size_bytes = 999
         error = self.assertRaises(exception.InvalidConfigurationValue,
                                   self.driver.check_for_setup_error)
         self.assertIn('backup_sha_block_size_bytes', str(error))

@@ -313,6 +313,46 @@ class LustreBackupDriverTestCase(test_manager.BackupManagerTestCase):
         driver.delete_backup(second)
         self.assertEqual([], os.listdir(self.mount_point))
 
+    def test_containers_of_the_operator_stay(self):
+        backup = self.back_up(self.sparse_volume(b''))
+        self.override_config('backup_create_containers', False)
+        self.manager.service(self.context).delete_backup(backup)
+        self.assertEqual([], os.listdir(self.container(backup)))
+
+    def test_container_goes_before_it_is_used(self):
+        with mock.patch.object(lustre.LustreBackupDriver, 'put_container'):
+            backup = self.back_up(self.sparse_volume(b''))
+        self.assertNotEqual({}, self.files(backup))
+
+    def test_larger_hashed_block(self):
+        """What would be compared with other parts of the volume."""
+        self.override_config('backup_sha_block_size_bytes', 2 * units.Mi)
+        error = self.assertRaises(
+            exception.InvalidConfigurationValue,
+            self.manager.service(self.context).check_for_setup_error)
+        self.assertIn('backup_sha_block_size_bytes', str(error))
+
+    def test_backup_that_does_not_fit(self):
+        backup = self.back_up(self.sparse_volume(b'x'))
+        target = self.sparse_volume(b'\xff' * units.Mi)
+        before = self.digest(target)
+        with mock.patch.object(units, 'Gi', SIZE - 1):
+            error = self.assertRaises(exception.InvalidBackup, self.restore,
+                                      backup, target, False)
+        self.assertIn('larger', str(error))
+        self.assertEqual(before, self.digest(target))
+
+    def test_metadata_without_an_object(self):
+        backup = self.back_up(self.sparse_volume(self.holes_and_data()))
+        metadata = self.metadata(backup)
+        del metadata['objects'][2]
+        path = self.files(backup)[backup.service_metadata + '_metadata']
+        with open(path, 'w') as stream:
+            json.dump(metadata, stream)
+        error = self.assertRaises(exception.InvalidBackup, self.restore,
+                                  backup, self.sparse_volume(b''), True)
+        self.assertIn(str(2 * units.Mi), str(error))
+
     def test_deleted_while_it_is_made(self):
         volume = self.sparse_volume(self.holes_and_data())
         refresh = objects.Backup.refresh
@@ -400,6 +440,32 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
         error = self.assertRaises(lustre_exception.ObjectDamaged,
                                   self.content, entry)
         self.assertIn(self.path('object'), str(error))
+
+
+class FileTestCase(base.ImageTestCase, test.TestCase):
+    """A volume that is a file."""
+
+    def open(self, mode):
+        stream = open(self.path('file'), mode)
+        self.addCleanup(stream.close)
+        return stream, disk.open_disk(stream.fileno())
+
+    def test_zeros_in_a_truncated_file(self):
+        stream, target = self.open('wb')
+        target.write(0, b'x' * units.Mi)
+        target.zero(units.Mi, 8 * units.Mi)
+        target.grow(10 * units.Mi)
+        info = os.fstat(stream.fileno())
+        self.assertEqual(10 * units.Mi, info.st_size)
+        self.assertEqual(units.Mi, info.st_blocks * 512)
+
+    def test_object_where_holes_cannot_be_told(self):
+        path = self.path('object')
+        entry = transfer._store_object(path, 'none', None, units.Mi)
+        with mock.patch.object(os, 'lseek', side_effect=OSError(22, 'no')):
+            content = b''.join(map(bytes, piece.read(
+                path, entry['compression'], units.Mi, entry['md5'])))
+        self.assertEqual(bytes(units.Mi), content)
 
 
 class RunsTestCase(base.ImageTestCase, test.TestCase):
