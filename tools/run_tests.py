@@ -113,6 +113,8 @@ LAB_STAGES = (
           needs=('lab-up',), show=40),
     Stage('lab-dead-ost', ('tools/lab/lab', 'dead-ost', '--minutes', '1'),
           600, needs=('lab-up',), show=20),
+    Stage('backup-faults', ('tools/lab/lab', 'backup-faults'), 900,
+          needs=('lab-up',), show=80),
     # The same lab, with Nova from here on.
     Stage('nova-up', ('tools/lab/lab', 'up', '--nova'), 600,
           needs=('lab-up',)),

@@ -162,6 +162,17 @@ def nova_faults(lab, args):
                         *([f'--case={args.case}'] if args.case else ()))
 
 
+def backup_faults(lab, args):
+    lifecycle.up(lab)
+    if storage.has_real_client():
+        raise report.LabError('faults are made on the stand-in only, and '
+                              'this lab is on a real Lustre')
+    return _demonstrate(
+        lab, 'backup_faults.py', storage.fsnames(lab.base)[-1],
+        *(f'--format={fmt}' for fmt in args.format or ()),
+        *([f'--case={args.case}'] if args.case else ()))
+
+
 def _demonstrate(lab, program, *arguments):
     # The demonstration looks at the shares only to check what is there.
     directories = storage.mounts(lab.prefix / 'mnt')
@@ -247,6 +258,12 @@ def parser():
     each.add_argument('--case', help='run only cases with this in their '
                       'names; "too long", which takes ten minutes, runs only '
                       'so')
+    each = add(backup_faults, 'let cinder-backup and its share fail in the '
+               'middle of backups')
+    each.add_argument('--format', choices=('raw', 'qcow2'), action='append',
+                      help='only volumes of this format')
+    each.add_argument('--case', help='run only cases with this in their '
+                      'names')
     add(clean, 'stop it and remove all of it but the packages')
     return top
 

@@ -52,6 +52,38 @@ class Services:
                 return self._control.states()[name]['statename'] == 'STOPPED'
             report.wait_for(gone, f'{name} has ended', 60)
 
+    def family(self, name):
+        """The processes of a service, and all that they have started."""
+        pid = self._pid(name)
+        return [each for each in processes.of(self._lab.base)
+                if pid in processes.ancestors(each)]
+
+    def alive(self, pids):
+        """Which of a lab's processes have not ended."""
+        return set(pids).intersection(processes.of(self._lab.base))
+
+    def kill_family(self, name):
+        """End a service and all that it has started with SIGKILL."""
+        pids = self.family(name)
+        self.kill(name)
+        _signal(signal.SIGKILL, pids)
+
+    @contextlib.contextmanager
+    def held(self, name, begun):
+        """Stop a service and what it has started, in the middle of its work.
+
+        :param begun: tells that it is at work
+        """
+        report.wait_for(begun, f'{name} is at work', 60)
+        stopped = set()
+        try:
+            while new := set(self.family(name)) - stopped:
+                _signal(signal.SIGSTOP, new)
+                stopped |= new
+            yield
+        finally:
+            _signal(signal.SIGCONT, stopped)
+
     def start(self, *names):
         """Start services, and wait until they say that they work."""
         since = int(time.time()) + 1
@@ -110,11 +142,18 @@ class Services:
                 _timestamp(entry['updated_at']) >= since
                 for entry in self._client.nova(
                     'GET', '/os-services')['services'])
-        if name == 'cinder-volume':
+        if name in ('cinder-volume', 'cinder-backup'):
             return not any(
                 key.startswith(name)
                 for key in openstack.silent(self._client, since))
         return True
+
+
+def _signal(number, pids):
+    """Send a signal to those that have not ended."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _timestamp(text):

@@ -22,6 +22,8 @@ from cinder_lab import processes
 from cinder_lab import report
 
 RUNNING = 'RUNNING'
+# The number of supervisord's error for it.
+NOT_RUNNING = 70
 
 
 class _Connection(http.client.HTTPConnection):
@@ -135,8 +137,16 @@ class Supervisor:
         for name in names:
             if now.get(name, {}).get('statename') in (
                     'RUNNING', 'STARTING', 'BACKOFF'):
-                self._rpc.stopProcess(name, False)
+                self._stop(name)
         self._await_end(names, ('STOPPING', 'RUNNING'))
+
+    def _stop(self, name):
+        try:
+            self._rpc.stopProcess(name, False)
+        except xmlrpc.client.Fault as fault:
+            # It has ended meanwhile.
+            if fault.faultCode != NOT_RUNNING:
+                raise
 
     def _await_end(self, names, states):
         def ended():

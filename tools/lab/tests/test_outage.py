@@ -22,6 +22,7 @@ import testtools
 
 from cinder_lab import outage
 from cinder_lab import processes
+from cinder_lab import report
 from cinder_lab import state
 
 
@@ -77,6 +78,35 @@ class ServicesTestCase(testtools.TestCase):
         self.assertEqual(-signal.SIGKILL, child.wait())
         # Its end comes with that of the last one who could write there.
         self.assertEqual(b'', child.stdout.read())
+
+    def test_family_is_held_and_killed_whatever_its_session(self):
+        base = f'{os.getpid()}3'
+        child = subprocess.Popen(
+            ['sh', '-c', 'setsid sleep 600 & echo; wait'],
+            stdout=subprocess.PIPE, start_new_session=True,
+            env={'PATH': os.environ['PATH'], processes.MARK: base})
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.wait)
+        child.stdout.readline()
+        state.Lab().put('port_base', int(base))
+        services = outage.Services()
+        self.useFixture(fixtures.MockPatchObject(
+            services, '_pid', lambda name: child.pid))
+        self.useFixture(fixtures.MockPatchObject(
+            services, '_control', FakeSupervisor(child.pid)))
+        report.wait_for(lambda: len(services.family('service')) == 2,
+                        'both have started', 60)
+        family = services.family('service')
+        with services.held('service', lambda: True):
+            report.wait_for(
+                lambda: [processes.stat(pid)[0] for pid in family] == [
+                    'T', 'T'], 'both have stopped', 60)
+            services.kill_family('service')
+        child.wait()
+        # Its end comes with that of the last one who could write there.
+        self.assertEqual(b'', child.stdout.read())
+        report.wait_for(lambda: not services.alive(family),
+                        'both have ended', 60)
 
 
 class FakeSupervisor:
