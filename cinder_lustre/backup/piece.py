@@ -115,9 +115,18 @@ def _zstd():
     return zstd
 
 
-def in_memory(algorithm, length):
-    """How many bytes of an object are in memory at once when it is read."""
-    return length if ALGORITHMS.get(algorithm) == 'zstd' else _PIECE
+def memory_to_write(algorithm, length):
+    """How many bytes it may take to write an object.
+
+    It is there as it was read and compressed, for zstd also as it is given to
+    that; and what is freed is kept for the next one.
+    """
+    return length * (6 if ALGORITHMS[algorithm] == 'zstd' else 3)
+
+
+def memory_to_read(algorithm, length):
+    """How many bytes it may take to read an object."""
+    return length * 4 if ALGORITHMS.get(algorithm) == 'zstd' else 4 * _PIECE
 
 
 def write(path, pieces, length=None):

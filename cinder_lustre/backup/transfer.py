@@ -33,11 +33,8 @@ from cinder_lustre.backup import piece
 from cinder_lustre import exception
 from cinder_lustre import worker
 
-# Bytes that are in memory at once, at most, and how often a piece may be:
-# as it was read, as its compression wants it, and compressed; once more for
-# what was freed and is kept for the next piece.
+# Bytes that are in memory at once, at most.
 _IN_MEMORY = 512 << 20
-_COPIES = 4
 # How many objects are worked on at once, or one for each core if these are
 # more: each waits for the disk while another one is compressed.
 _AT_ONCE = 8
@@ -127,7 +124,8 @@ def store(volume, root, container, prefix, header, algorithm, object_size,
     with _writing(_open_first(root, container, path + HASHES, may_create),
                   path + HASHES, header) as add_hashes:
         for done, digests, entries in _beside_each_other(
-                store_piece, pieces, object_size):
+                store_piece, pieces,
+                piece.memory_to_write(algorithm, object_size)):
             add_hashes(digests)
             objects += entries
             worker.progress([done, size])
@@ -180,13 +178,13 @@ def _take(hashes, count):
     return list(itertools.islice(hashes, count))
 
 
-def _beside_each_other(func, items, size):
+def _beside_each_other(func, items, memory):
     """Call a function for each item, several at once; results in order.
 
-    :param size: bytes of what a call has in memory, in some copies
+    :param memory: bytes that each call may take
     """
     threads = max(1, min(max(_AT_ONCE, len(os.sched_getaffinity(0))),
-                         _IN_MEMORY // _COPIES // size))
+                         _IN_MEMORY // memory))
     calls = collections.deque()
     with futures.ThreadPoolExecutor(threads) as executor:
         try:
@@ -387,9 +385,9 @@ def restore(volume, container, prefix, size, is_new):
     for done, written in _beside_each_other(
             functools.partial(_restore_object, target, container, is_new),
             ((entry,) for entry in entries),
-            max((piece.in_memory(found['compression'], found['length'])
+            max((piece.memory_to_read(found['compression'], found['length'])
                  for entry in entries for found in entry.values()),
-                default=1)):
+                default=_UNIT)):
         unflushed += written
         if unflushed > _FLUSH_INTERVAL:
             unflushed = 0
