@@ -118,14 +118,15 @@ def store(volume, root, container, prefix, header, algorithm, object_size,
     store_piece = functools.partial(_store_piece, source, path, algorithm,
                                     block, itertools.count(1))
     hashes = parent and _parent_hashes(parent, block)
-    pieces = ((*extent, hashes and _take(hashes, -(-extent[1] // block)))
-              for extent in _extents(source, object_size))
+    pieces = ((piece.memory_to_write(algorithm, length) if has_data else 0,
+               (offset, length, has_data,
+                hashes and _take(hashes, -(-length // block))))
+              for offset, length, has_data in _extents(source, object_size))
     objects = []
     with _writing(_open_first(root, container, path + HASHES, may_create),
                   path + HASHES, header) as add_hashes:
         for done, digests, entries in _beside_each_other(
-                store_piece, pieces,
-                piece.memory_to_write(algorithm, object_size)):
+                store_piece, pieces, object_size):
             add_hashes(digests)
             objects += entries
             worker.progress([done, size])
@@ -178,24 +179,29 @@ def _take(hashes, count):
     return list(itertools.islice(hashes, count))
 
 
-def _beside_each_other(func, items, memory):
+def _beside_each_other(func, items, kept):
     """Call a function for each item, several at once; results in order.
 
-    :param memory: bytes that each call may take
+    :param items: pairs of the bytes that a call may take, and its arguments
+    :param kept: bytes that each thread may keep
     """
     threads = max(1, min(max(_AT_ONCE, len(os.sched_getaffinity(0))),
-                         _IN_MEMORY // memory))
+                         _IN_MEMORY // 2 // kept))
     calls = collections.deque()
+    in_memory = 0
     with futures.ThreadPoolExecutor(threads) as executor:
         try:
-            for item in items:
-                calls.append(executor.submit(func, *item))
-                if len(calls) > threads:
-                    yield calls.popleft().result()
+            for size, arguments in items:
+                while calls and (len(calls) > threads or
+                                 in_memory + size > _IN_MEMORY):
+                    in_memory -= calls[0][0]
+                    yield calls.popleft()[1].result()
+                calls.append((size, executor.submit(func, *arguments)))
+                in_memory += size
             while calls:
-                yield calls.popleft().result()
+                yield calls.popleft()[1].result()
         finally:
-            for call in calls:
+            for _size, call in calls:
                 call.cancel()
 
 
@@ -384,10 +390,9 @@ def restore(volume, container, prefix, size, is_new):
     unflushed = 0
     for done, written in _beside_each_other(
             functools.partial(_restore_object, target, container, is_new),
-            ((entry,) for entry in entries),
-            max((piece.memory_to_read(found['compression'], found['length'])
-                 for entry in entries for found in entry.values()),
-                default=_UNIT)):
+            ((piece.memory_to_read(found['compression'], found['length']),
+              (entry,)) for entry in entries for found in entry.values()),
+            _UNIT):
         unflushed += written
         if unflushed > _FLUSH_INTERVAL:
             unflushed = 0
