@@ -31,6 +31,7 @@ import threading
 from cinder_lustre.backup import disk
 from cinder_lustre.backup import piece
 from cinder_lustre import exception
+from cinder_lustre import record
 from cinder_lustre import worker
 
 # Bytes that are in memory at once, at most.
@@ -82,16 +83,7 @@ def _make_directories(root, container):
             os.mkdir(path)
             # Whatever umask the service has.
             os.chmod(path, 0o770)
-            _sync(parent)
-
-
-def _sync(directory):
-    """Bring the names in a directory to the disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            record.sync_directory(parent)
 
 
 def store(volume, root, container, prefix, header, algorithm, object_size,
@@ -130,7 +122,7 @@ def store(volume, root, container, prefix, header, algorithm, object_size,
             add_hashes(digests)
             objects += entries
             worker.progress([done, size])
-    _sync(os.path.dirname(path))
+    record.sync_directory(os.path.dirname(path))
     return objects
 
 
@@ -437,7 +429,7 @@ def write(content, path):
     with open(content, 'rb', buffering=0) as stream:
         stream.seek(0)
         piece.write(path, iter(lambda: stream.read(_UNIT), b''))
-    _sync(os.path.dirname(path))
+    record.sync_directory(os.path.dirname(path))
 
 
 def remove(root, container, prefix, with_container=True):

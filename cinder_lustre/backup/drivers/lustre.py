@@ -278,8 +278,7 @@ class LustreBackupDriver(posix.PosixBackupDriver):
         progress = _RestoreProgress(backup, volume_id)
         for layer, metadata in found:
             self._run(
-                transfer.restore, disk,
-                self._path(layer.container),
+                transfer.restore, disk, self._path(layer.container),
                 layer.service_metadata, size,
                 volume_is_new and not layer.parent_id,
                 pass_fds=(disk['fd'],), on_progress=progress)
