@@ -34,6 +34,12 @@ PART = '.part'
 # How much of an object is in memory at once, where its format permits it.
 _PIECE = 1 << 20
 _MODE = 0o660
+# What is tried before all of a piece is compressed: so many bytes out of each
+# so many, which no usual size of blocks is a multiple or divisor of.
+_SAMPLE = 4 << 10
+_SAMPLE_STEP = 31 * _SAMPLE
+# What a sample has to become smaller by, at least: one part of so many.
+_LEAST_GAIN = 64
 
 # What Cinder's backup_compression_algorithm may be, and what that means.
 ALGORITHMS = {'none': None, 'off': None, 'no': None,
@@ -81,16 +87,27 @@ def compress(algorithm, data):
     kind = ALGORITHMS[algorithm]
     if kind is None:
         return 'none', data
+    # zstd itself is quick with what does not become smaller.
     if kind == 'zstd':
         # The pieces are compressed beside each other: one thread for each.
         content = _zstd().compress(bytes(data), 3, 1)
     else:
         view = memoryview(data)
+        if not _seems_compressible(view):
+            return 'none', data
         content = b''.join(_compressed(kind, (
             view[start:start + _PIECE]
             for start in range(0, len(view), _PIECE))))
     return ('none', data) if len(content) >= len(data) else (algorithm,
                                                              content)
+
+
+def _seems_compressible(view):
+    """Whether a sample becomes smaller; encrypted or media data do not."""
+    sample = b''.join(view[start:start + _SAMPLE]
+                      for start in range(0, len(view), _SAMPLE_STEP))
+    return (len(zlib.compress(sample, 1)) <
+            len(sample) - len(sample) // _LEAST_GAIN)
 
 
 def _compressed(kind, pieces):

@@ -38,12 +38,14 @@ from cinder_lustre import worker
 _IN_MEMORY = 512 << 20
 # How many objects are worked on at once, or one for each core if these are
 # more: each waits for the disk while another one is compressed.
-_AT_ONCE = 8
+_AT_ONCE = 16
 # How finely holes are looked for, and how many pieces there may be.
 _UNIT = 1 << 20
 _MAX_UNITS = 1 << 16
 # What may be written to a volume before it goes to the disk (bytes).
 _FLUSH_INTERVAL = 256 << 20
+# A file has a limited number of them, and some file systems permit only one.
+_NO_MORE_NAMES = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
 _HASH_LINE = re.compile(r'\s*"([0-9a-f]{64})",?\s*')
 _SIZE_LINE = re.compile(r'\s*"chunk_size": (\d+),?\s*')
 _thread = threading.local()
@@ -108,7 +110,7 @@ def store(volume, root, container, prefix, header, algorithm, object_size,
     block = header['chunk_size']
     path = os.path.join(root, container, prefix)
     store_piece = functools.partial(_store_piece, source, path, algorithm,
-                                    block, itertools.count(1))
+                                    block, itertools.count(1), {})
     hashes = parent and _parent_hashes(parent, block)
     pieces = ((piece.memory_to_write(algorithm, length) if has_data else 0,
                (offset, length, has_data,
@@ -197,10 +199,11 @@ def _beside_each_other(func, items, kept):
                 call.cancel()
 
 
-def _store_piece(source, path, algorithm, block, numbers, offset, length,
-                 has_data, before):
+def _store_piece(source, path, algorithm, block, numbers, zeros, offset,
+                 length, has_data, before):
     """Write what differs from the parent in one piece of the volume.
 
+    :param zeros: the last object of zeros, by its length
     :param before: its hashes in the parent, or None
     :returns: where it ends, its hashes now, and the objects that were written
     """
@@ -221,7 +224,7 @@ def _store_piece(source, path, algorithm, block, numbers, offset, length,
         name = '%s-%05d' % (path, number)
         entries.append({os.path.basename(name): dict(
             _store_object(name, algorithm, data and data[start:end],
-                          end - start),
+                          end - start, zeros),
             offset=offset + start, length=end - start)})
     return offset + length, digests, entries
 
@@ -263,15 +266,33 @@ def _changes(digests, before, block, length):
         position = end
 
 
-def _store_object(name, algorithm, data, length):
+def _store_object(name, algorithm, data, length, zeros):
     if data is None:
         run = piece.zero_run(algorithm, length)
-        piece.write(name, [run] if run else [], None if run else length)
+        if not _linked(zeros.get(length), name):
+            piece.write(name, [run] if run else [], None if run else length)
+            zeros[length] = name
         return {'compression': algorithm if run else 'none',
                 'md5': piece.zero_md5(length)}
     used, content = piece.compress(algorithm, data)
     piece.write(name, [content])
     return {'compression': used, 'md5': piece.md5_of(data)}
+
+
+def _linked(existing, name):
+    """Give a file one more name, if there is one and it may have more.
+
+    That needs neither space nor an fsync of the file.
+    """
+    if existing is None:
+        return False
+    try:
+        os.link(existing, name)
+    except OSError as exc:
+        if exc.errno not in _NO_MORE_NAMES:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -274,9 +274,9 @@ class Delete(_Operation):
 
 OPERATIONS = {
     'back up': BackUp(
-        42, (FULL,), lambda root: _back_up(root, FULL)),
+        38, (FULL,), lambda root: _back_up(root, FULL)),
     'back up uncompressed': BackUp(
-        42, (FULL,), lambda root: _back_up(root, FULL, algorithm='none')),
+        38, (FULL,), lambda root: _back_up(root, FULL, algorithm='none')),
     'back up incrementally': BackUp(
         27, (FULL, INCREMENTAL),
         lambda root: _back_up(root, INCREMENTAL, FULL)),

@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import errno
 import hashlib
 import io
 import itertools
@@ -419,7 +420,7 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
 
     def store(self, algorithm, data):
         return transfer._store_object(self.path('object'), algorithm, data,
-                                      units.Mi)
+                                      units.Mi, {})
 
     @ddt.data(*itertools.product(
         piece.ALGORITHMS, (None, bytes(units.Mi - 1) + b'x',
@@ -429,6 +430,35 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
         entry = self.store(algorithm, data)
         self.assertEqual(data or bytes(units.Mi), self.content(entry))
         self.assertEqual(['object'], os.listdir(self.directory))
+
+    @ddt.data('zlib', 'bz2')
+    def test_sample(self, algorithm):
+        noise = base.noise(units.Mi)
+        mixed = noise[:units.Mi // 2] + b'x' * (units.Mi // 2)
+        with mock.patch.object(piece, '_compressed',
+                               wraps=piece._compressed) as compressed:
+            self.assertEqual(('none', noise),
+                             piece.compress(algorithm, noise))
+            compressed.assert_not_called()
+            used, content = piece.compress(algorithm, mixed)
+        self.assertEqual(algorithm, used)
+        self.assertLess(len(content), 2 * len(mixed) // 3)
+
+    @ddt.data((None, 1), (OSError(errno.EMLINK, 'no more'), 2),
+              (OSError(errno.EPERM, 'none at all'), 2))
+    @ddt.unpack
+    def test_zeros_again(self, error, files):
+        zeros = {}
+        with mock.patch.object(os, 'link', wraps=os.link, side_effect=error):
+            for name in ('one', 'two'):
+                entry = transfer._store_object(
+                    self.path(name), 'none', None, units.Mi, zeros)
+        transfer._store_object(self.path('short'), 'none', None, 1, zeros)
+        self.assertEqual(files, len({os.stat(self.path(name)).st_ino
+                                     for name in ('one', 'two')}))
+        os.unlink(self.path('one'))
+        os.rename(self.path('two'), self.path('object'))
+        self.assertEqual(bytes(units.Mi), self.content(entry))
 
     @ddt.data(*itertools.product(
         DAMAGES, ('none', 'zlib', 'bz2', 'zstd'),
@@ -461,7 +491,7 @@ class FileTestCase(base.ImageTestCase, test.TestCase):
 
     def test_object_where_holes_cannot_be_told(self):
         path = self.path('object')
-        entry = transfer._store_object(path, 'none', None, units.Mi)
+        entry = transfer._store_object(path, 'none', None, units.Mi, {})
         with mock.patch.object(os, 'lseek', side_effect=OSError(22, 'no')):
             content = b''.join(map(bytes, piece.read(
                 path, entry['compression'], units.Mi, entry['md5'])))
