@@ -30,6 +30,7 @@ from cinder_lab import services
 from cinder_lab import state
 from cinder_lab import storage
 from cinder_lab import supervisor
+from cinder_lab import tempest as tempest_runs
 from cinder_lab import venv
 
 DESCRIPTION = """\
@@ -190,6 +191,18 @@ def _demonstrate(lab, program, *arguments):
         LAB_DEVELOPMENT_FSTYPES=storage.Shares(lab).development_fstypes)
 
 
+def tempest(lab, args):
+    lifecycle.up(lab, args.nova)
+    with report.step('Tempest') as notes:
+        notes += venv.Venv(lab).ensure(tempest=True)
+    suites = tempest_runs.SUITES
+    if args.regex:
+        suites = {'chosen': args.regex}
+    elif args.performance:
+        suites = {'performance': tempest_runs.PERFORMANCE}
+    return 0 if tempest_runs.run(lab, suites, args.performance) else 1
+
+
 def bad_input(lab, args):
     lifecycle.up(lab)
     broken_shares.run(lab)
@@ -247,6 +260,14 @@ def parser():
                       action='append', help='only volumes of this format')
     each.add_argument('--nova', action='store_true',
                       help='with servers that use the volumes, and Nova')
+    each = add(tempest, 'run Tempest\'s tests of volumes, and those of its '
+               'plugins for Cinder and for Lustre')
+    each.add_argument('--nova', action='store_true',
+                      help='with servers, and Nova')
+    each.add_argument('--performance', action='store_true',
+                      help='measure; one test at a time, and no others')
+    each.add_argument('regex', nargs='?',
+                      help='run only tests whose names match it')
     add(bad_input, 'break a share in every known way, and see what happens')
     each = add(dead_ost, 'let the OST of a volume die, and see what goes on')
     each.add_argument('--minutes', type=float, default=5,

@@ -73,22 +73,28 @@ class Venv:
         self._python = str(lab.venv / 'bin/python')
         self._log = lab.log('packages')
 
-    def ensure(self):
-        """Bring the environment up to date; say what was done."""
+    def ensure(self, tempest=False):
+        """Bring the environment up to date; say what was done.
+
+        :param tempest: whether Tempest is needed
+        """
         pins = digest(PINS, LAB / 'requirements.txt')
         project = digest(*(state.CHECKOUT / name for name in PROJECT_FILES))
         done = []
         if self._lab.get('venv_pins') != pins or not self._usable():
-            self._lab.forget('venv_pins', 'venv_project', 'venv_nova')
+            self._lab.forget('venv_pins', 'venv_project', 'venv_nova',
+                             'venv_tempest')
             self._create()
             self._install('requirements.txt')
             self._lab.put('venv_pins', pins)
             done.append('packages')
-        nova = digest(LAB / 'requirements-nova.txt')
-        if self._lab.nova and self._lab.get('venv_nova') != nova:
-            self._install('requirements-nova.txt')
-            self._lab.put('venv_nova', nova)
-            done.append("nova's packages")
+        for name, wanted in (('nova', self._lab.nova), ('tempest', tempest)):
+            requirements = f'requirements-{name}.txt'
+            current = digest(PINS, LAB / requirements)
+            if wanted and self._lab.get(f'venv_{name}') != current:
+                self._install(requirements)
+                self._lab.put(f'venv_{name}', current)
+                done.append(f"{name}'s packages")
         # A copy, made each time, if the services cannot reach the checkout.
         editable = state.open_to_others(state.CHECKOUT)
         if self._lab.get('venv_project') != project or not editable:

@@ -1,0 +1,110 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+import configparser
+import pathlib
+
+import fixtures
+import testtools
+
+from cinder_lab import rest
+from cinder_lab import state
+from cinder_lab import tempest
+from cinder_lab import venv
+
+
+class Services:
+    """Glance and Nova, as far as they are asked."""
+
+    def __init__(self, images):
+        self.images = images
+        self.uploaded = []
+
+    def glance(self, method, path, body=None):
+        if method == 'GET':
+            return {'images': [{'id': name} for name in self.images
+                               if f'name={name}' in path]}
+        if method == 'PUT':
+            self.uploaded.append(len(body))
+        else:
+            self.images.append(body['name'])
+            return {'id': body['name']}
+
+    def nova(self, method, path):
+        return {'flavors': [{'name': 'other', 'id': 1},
+                            {'name': 'lab', 'id': 2}]}
+
+
+class ConfigurationTestCase(testtools.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        top = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.lab = state.Lab(top)
+        self.lab.put('port_base', 18000)
+        (top / 'etc').mkdir()
+        (top / 'etc/shares-lustre1').write_text('10.0.0.1@tcp:/testfs/a\n')
+        self.services = Services(['lab-guest'])
+        self.useFixture(fixtures.MockPatchObject(
+            rest, 'Client', lambda lab: self.services))
+        self.useFixture(fixtures.MockPatchObject(
+            tempest.commands, 'run', lambda *command, **options: '/tests\n'))
+
+    def _configured(self):
+        place = tempest.configure(self.lab)
+        parser = configparser.RawConfigParser()
+        parser.read(place / 'tempest.conf')
+        return parser
+
+    def test_without_servers(self):
+        parsed = self._configured()
+        self.assertEqual('False', parsed['service_available']['nova'])
+        self.assertEqual('lab-tempest', parsed['compute']['image_ref'])
+        self.assertNotIn('flavor_ref', parsed['compute'])
+        self.assertEqual('source-name,10.0.0.1@tcp:/testfs/a/volume-%s',
+                         parsed['volume']['manage_volume_ref'])
+
+    def test_image_is_uploaded_once(self):
+        for _ in range(2):
+            self._configured()
+        self.assertEqual(1, len(self.services.uploaded))
+
+    def test_with_servers(self):
+        self.lab.put('nova', True)
+        parsed = self._configured()
+        self.assertEqual('True', parsed['service_available']['nova'])
+        self.assertEqual(('lab-guest', '2'), (
+            parsed['compute']['image_ref'], parsed['compute']['flavor_ref']))
+
+    def test_password_is_for_root_alone(self):
+        place = tempest.configure(self.lab)
+        self.assertEqual(
+            0o600, (place / 'tempest.conf').stat().st_mode & 0o777)
+
+    def test_tests_are_where_tempest_has_them(self):
+        place = tempest.configure(self.lab)
+        self.assertIn('test_path=/tests\n',
+                      (place / '.stestr.conf').read_text())
+
+    def test_each_exclusion_has_its_reason(self):
+        for line in tempest.EXCLUDED.read_text().splitlines():
+            pattern, _, reason = line.partition('#')
+            self.assertTrue(reason.strip(), line)
+
+    def test_requirements_are_pinned(self):
+        pinned = {line.partition('==')[0]
+                  for line in venv.PINS.read_text().splitlines()}
+        wanted = (venv.LAB / 'requirements-tempest.txt').read_text().split(
+            '\n\n', 1)[1]
+        self.assertLessEqual({line for line in wanted.splitlines()
+                              if line[:1].isalpha()}, pinned)
