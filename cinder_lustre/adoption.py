@@ -265,25 +265,26 @@ def _names(rec):
 def name_snapshot(root, volume, snapshot, name):
     """Let a layer without a snapshot's name be a snapshot of its volume.
 
-    :param name: the file that holds the snapshot's data
+    :param name: the file that holds the snapshot's data, or the id that
+        the snapshot had before it was unmanaged
     :returns: the virtual size of the snapshot in bytes
     """
     with chain.opened(root, volume) as rec:
-        overlay = _overlay_over(rec, name)
+        overlay, lower = _overlay_over(rec, name)
         if snapshot in rec.snapshots:
             raise exception.RecordError(
                 volume=volume, reason='it has a snapshot %s already.'
                 % snapshot)
         rec.snapshots[snapshot] = overlay
         rec.save()
-        return rec.layers[name]['size']
+        return rec.layers[lower]['size']
 
 
 def snapshot_size(root, volume, name):
     """The virtual size in bytes of a layer that could become a snapshot."""
     with chain.opened(root, volume, mergeable=False) as rec:
-        _overlay_over(rec, name)
-        return rec.layers[name]['size']
+        _overlay, lower = _overlay_over(rec, name)
+        return rec.layers[lower]['size']
 
 
 def forget_snapshot(root, volume, snapshot):
@@ -295,8 +296,15 @@ def forget_snapshot(root, volume, snapshot):
 
 
 def _overlay_over(rec, name):
-    """The active chain's overlay on a layer; no snapshot has its name."""
+    """The active chain's overlay on a layer, and that layer.
+
+    :param name: of the layer, or the id that its snapshot had
+    :raises: RecordError when it is no layer, or is a snapshot
+    """
     chain = [rec.active, *layers.below(rec, rec.active)]
+    former = '%s.%s' % (record.base_name(rec.volume), name)
+    if former in chain[:-1]:
+        name = chain[chain.index(former) + 1]
     if name not in chain[1:]:
         raise exception.RecordError(
             volume=rec.volume, reason='%s is no layer below its active file. '
@@ -310,7 +318,7 @@ def _overlay_over(rec, name):
         raise exception.RecordError(
             volume=rec.volume, reason='%s is what a deleted snapshot has '
             'left, and is soon merged.' % name)
-    return overlay
+    return overlay, name
 
 
 def _file_of(root, name):

@@ -27,6 +27,7 @@ from cinder_lustre.tests.unit.test_chain import ONE
 from cinder_lustre.tests.unit.test_chain import OTHER
 from cinder_lustre.tests.unit.test_chain import overlay
 from cinder_lustre.tests.unit.test_chain import SIZE
+from cinder_lustre.tests.unit.test_chain import THREE
 from cinder_lustre.tests.unit.test_chain import TWO
 from cinder_lustre.tests.unit.test_chain import VOLUME
 
@@ -240,6 +241,21 @@ class ManageTestCase(test_chain.ChainTestCase):
         adoption.name_snapshot(self.root, VOLUME, TWO, overlay(ONE))
         chain.delete_snapshot(self.root, VOLUME, TWO)
         chain.revert(self.root, VOLUME, ONE)
+
+    def test_name_that_a_snapshot_had(self):
+        content = self.create()
+        chain.create_snapshot(self.root, VOLUME, ONE)
+        chain.create_snapshot(self.root, VOLUME, TWO)
+        adoption.forget_snapshot(self.root, VOLUME, ONE)
+        self.assertEqual(SIZE, adoption.snapshot_size(self.root, VOLUME, ONE))
+        self.assertEqual(SIZE, adoption.name_snapshot(self.root, VOLUME,
+                                                      THREE, ONE))
+        self.assertEqual(overlay(ONE),
+                         self.share.record(VOLUME)['snapshots'][THREE])
+        self.assert_content(content, volume=VOLUME, snapshot=THREE)
+        # It is the name of a snapshot again.
+        self.assertRaises(exception.RecordError, adoption.name_snapshot,
+                          self.root, VOLUME, OTHER, ONE)
 
     def test_name_in_use(self):
         self.create()

@@ -1243,7 +1243,8 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
     def manage_existing_snapshot(self, snapshot, existing_ref):
         """Make a layer of a volume one of its snapshots.
 
-        :param existing_ref: ``source-name``, the layer's file name
+        :param existing_ref: ``source-name``, the layer's file name, or the
+            id that the snapshot had before it was unmanaged
         :raises: ManageExistingInvalidReference
         """
         self._run_on_layer(adoption.name_snapshot, snapshot, existing_ref,

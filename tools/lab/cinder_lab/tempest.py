@@ -89,10 +89,12 @@ def configuration(lab, share, image, flavor, performance=False):
             # Tempest asks only whether it is Swift.
             'backup_driver': 'posix',
             'manage_volume_ref': f'source-name,{share}/volume-%s',
+            'manage_snapshot_ref': 'source-name,%s',
             'min_microversion': '3.0', 'max_microversion': 'latest',
             'build_timeout': '600'},
         'volume-feature-enabled': {
             'multi_backend': 'True', 'manage_volume': 'True',
+            'manage_snapshot': 'True',
             'volume_revert': 'True', 'concurrency_tests': 'True',
             'extend_attached_volume': 'True',
             'extend_attached_encrypted_volume': 'True'},
