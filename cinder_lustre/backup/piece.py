@@ -61,8 +61,8 @@ def zero_run(algorithm, length):
     if kind is None:
         return None
     if kind == 'zstd':
-        return compress(algorithm, bytes(length))[1]
-    return b''.join(_compressed(kind, disk.zeros(length)))
+        return _compressed(kind, bytes(length))
+    return _joined(kind, disk.zeros(length))
 
 
 def md5_of(data):
@@ -85,38 +85,38 @@ def compress(algorithm, data):
     :raises: LustreException when the host cannot compress so
     """
     kind = ALGORITHMS[algorithm]
-    if kind is None:
+    view = memoryview(data)
+    if kind is None or not _seems_compressible(kind, view):
         return 'none', data
-    # zstd itself is quick with what does not become smaller.
-    if kind == 'zstd':
-        # The pieces are compressed beside each other: one thread for each.
-        content = _zstd().compress(bytes(data), 3, 1)
-    else:
-        view = memoryview(data)
-        if not _seems_compressible(view):
-            return 'none', data
-        content = b''.join(_compressed(kind, (
-            view[start:start + _PIECE]
-            for start in range(0, len(view), _PIECE))))
+    content = _compressed(kind, view)
     return ('none', data) if len(content) >= len(data) else (algorithm,
                                                              content)
 
 
-def _seems_compressible(view):
-    """Whether a sample becomes smaller; encrypted or media data do not."""
+def _seems_compressible(kind, view):
+    """Whether a sample becomes smaller; encrypted and media data do not."""
     sample = b''.join(view[start:start + _SAMPLE]
                       for start in range(0, len(view), _SAMPLE_STEP))
-    return (len(zlib.compress(sample, 1)) <
+    return (len(_compressed(kind, sample)) <
             len(sample) - len(sample) // _LEAST_GAIN)
 
 
-def _compressed(kind, pieces):
+def _compressed(kind, data):
+    if kind == 'zstd':
+        # The pieces are compressed beside each other: one thread for each.
+        return _zstd().compress(bytes(data), 3, 1)
+    return _joined(kind, (data[start:start + _PIECE]
+                          for start in range(0, len(data), _PIECE)))
+
+
+def _joined(kind, pieces):
     engine = {'zlib': zlib.compressobj, 'bz2': bz2.BZ2Compressor}[kind]()
+    content = []
     for each in pieces:
         # All of them may take long.
         worker.progress(None)
-        yield engine.compress(each)
-    yield engine.flush()
+        content.append(engine.compress(each))
+    return b''.join((*content, engine.flush()))
 
 
 @functools.cache

@@ -431,7 +431,7 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
         self.assertEqual(data or bytes(units.Mi), self.content(entry))
         self.assertEqual(['object'], os.listdir(self.directory))
 
-    @ddt.data('zlib', 'bz2')
+    @ddt.data('zlib', 'bz2', 'zstd')
     def test_sample(self, algorithm):
         noise = base.noise(units.Mi)
         mixed = noise[:units.Mi // 2] + b'x' * (units.Mi // 2)
@@ -439,7 +439,9 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
                                wraps=piece._compressed) as compressed:
             self.assertEqual(('none', noise),
                              piece.compress(algorithm, noise))
-            compressed.assert_not_called()
+            (_kind, sample), = (call.args for call in
+                                compressed.call_args_list)
+            self.assertLess(len(sample), len(noise) // 16)
             used, content = piece.compress(algorithm, mixed)
         self.assertEqual(algorithm, used)
         self.assertLess(len(content), 2 * len(mixed) // 3)
