@@ -200,6 +200,8 @@ def tempest(lab, args):
         suites = {'chosen': args.regex}
     elif args.performance:
         suites = {'performance': tempest_runs.PERFORMANCE}
+    elif args.quick:
+        suites = {'quick': tempest_runs.QUICK}
     return 0 if tempest_runs.run(lab, suites, args.performance) else 1
 
 
@@ -264,6 +266,9 @@ def parser():
                'plugins for Cinder and for Lustre')
     each.add_argument('--nova', action='store_true',
                       help='with servers, and Nova')
+    each.add_argument('--quick', action='store_true',
+                      help='see whether all works, in a few minutes: some of '
+                           'them, without servers')
     each.add_argument('--performance', action='store_true',
                       help='measure; one test at a time, and no others')
     each.add_argument('regex', nargs='?',

@@ -31,6 +31,15 @@ SUITES = {
     'tempest': r'tempest\.api\.volume',
     'cinder': 'cinder_tempest_plugin',
 }
+# A look at everything without servers, in a few minutes: ours with volumes in
+# one format, and what upstream calls smoke tests.
+QUICK = '|'.join((
+    OURS + r'\.tests\.api\.',
+    OURS + r'\.tests\.scenario\.test_(?!servers|snapshot_trees)\w+'
+           r'\.(\w+Qcow2|Encrypted|Transfer)Test\.',
+    r'\.SnapshotTreeTest\.test_middle_first_last',
+    r'\.SnapshotTreeQcow2Test\.test_cascade',
+    r'tempest\.api\.volume\..*[\[,]smoke'))
 PERFORMANCE = OURS + r'\.tests\.performance'
 EXCLUDED = venv.LAB / 'tempest-exclude.txt'
 CONCURRENCY = 2
