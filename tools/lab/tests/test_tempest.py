@@ -13,7 +13,9 @@
 
 import configparser
 import pathlib
+import re
 
+import ddt
 import fixtures
 import testtools
 
@@ -45,6 +47,10 @@ class Services:
                             {'name': 'lab', 'id': 2}]}
 
 
+OURS = 'cinder_lustre_tempest_plugin.tests.'
+
+
+@ddt.ddt
 class ConfigurationTestCase(testtools.TestCase):
 
     def setUp(self):
@@ -100,6 +106,19 @@ class ConfigurationTestCase(testtools.TestCase):
         for line in tempest.EXCLUDED.read_text().splitlines():
             pattern, _, reason = line.partition('#')
             self.assertTrue(reason.strip(), line)
+
+    @ddt.data(
+        (True, OURS + 'api.test_quotas.QuotaTest.test_over_each_quota'),
+        (True, OURS + 'scenario.test_backups.BackupQcow2Test.test_snapshot'),
+        (False, OURS + 'scenario.test_backups.BackupTest.test_snapshot'),
+        (False, OURS + 'scenario.test_servers.BootQcow2Test.test_boot'),
+        (False, OURS + 'performance.test_durations.PerformanceQcow2Test.test'),
+        (True, 'tempest.api.volume.test_a.ATest.test_b[id-1234,image,smoke]'),
+        (False, 'tempest.api.volume.test_a.ATest.test_b[id-1234]'),
+        (False, 'tempest.api.identity.test_a.ATest.test_b[id-1234,smoke]'))
+    @ddt.unpack
+    def test_quick(self, expected, test):
+        self.assertEqual(expected, bool(re.search(tempest.QUICK, test)))
 
     def test_requirements_are_pinned(self):
         pinned = {line.partition('==')[0]
