@@ -79,7 +79,7 @@ LUSTRE_OPTIONS = [
     cfg.ListOpt('performance_counts',
                 default=['1', '4'],
                 item_type=cfg.types.Integer(min=1),
-                help='How many volumes to make at once.'),
+                help='How many volumes to work on at once.'),
     cfg.IntOpt('performance_data',
                default=256, min=1,
                help='How many MiB of random data a measured volume has, at '

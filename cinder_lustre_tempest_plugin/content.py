@@ -33,6 +33,18 @@ class Content:
     def __init__(self, size):
         self.data = os.urandom(size * MIB)
 
+    def changed(self, part):
+        """The same data, without their last quarter and with a new one.
+
+        :param part: the number of the quarter that is new, below 3
+        """
+        quarter = len(self.data) // 4
+        copy = Content(0)
+        copy.data = b''.join((
+            self.data[:part * quarter], os.urandom(quarter),
+            self.data[(part + 1) * quarter:3 * quarter]))
+        return copy
+
     def stream(self):
         return io.BytesIO(self.data)
 

@@ -15,7 +15,8 @@
 
 The guest of the lab of cinder-lustre writes areas with checksums to each of
 its volumes, again and again, and tells on its console what it read:
-"LAB vdb volume=SERIAL size=BYTES generation=N sum=S owner=O OUTCOME". At
+"LAB vdb volume=SERIAL size=BYTES generation=N sum=S owner=O OUTCOME", or
+"LAB vdb volume=SERIAL cannot be written ERROR". At
 64 MiB of a volume is a header, "LUSTRELAB GENERATION AREA SUM OWNER"; the two
 areas, of 2 MiB, follow it 2 MiB further.
 """
@@ -26,8 +27,8 @@ import re
 from cinder_lustre_tempest_plugin import content
 
 LINE = re.compile(
-    r'^LAB vd\w+ volume=(?P<serial>\S+) size=(?P<size>\d+) '
-    r'generation=(?P<generation>\d+) sum=\S+ owner=\S+ '
+    r'^LAB vd\w+ volume=(?P<serial>\S+) (?:size=(?P<size>\d+) '
+    r'generation=(?P<generation>\d+) sum=\S+ owner=\S+|cannot be written) '
     # A line that has not come to its end says nothing yet.
     r'(?P<outcome>\w+)\r?\n', re.MULTILINE)
 # The guest sees that much of a volume's id.
@@ -40,23 +41,25 @@ class DataLoss(Exception):
     """A guest did not read what it had written."""
 
 
-def generation(console, volume, size):
+def generation(console, volume, size, floor=0):
     """The generation that a guest read last of a volume.
 
-    :param console: all that its console shows
+    :param console: all that its console shows, which begins with its start
     :param size: in bytes, as the guest must see it by now
+    :param floor: the generation that the volume had before that
     :returns: 0 while it has not read the volume in that size
     :raises: DataLoss when it ever read less or other than was written
     """
-    last, seen = 0, 0
+    seen = 0
     for line in LINE.finditer(console):
         if line['serial'] != volume[:SERIAL]:
             continue
-        if line['outcome'] not in ('OK', 'NEW') or (
-                int(line['generation']) < last):
-            raise DataLoss(line[0].strip())
-        last, seen = int(line['generation']), int(line['size'])
-    return last if seen == size else 0
+        # Only a volume without a generation may be new.
+        if line['outcome'] not in (('OK',) if floor else ('OK', 'NEW')) or (
+                int(line['generation']) < floor):
+            raise DataLoss(f'after generation {floor}: {line[0].strip()}')
+        floor, seen = int(line['generation']), int(line['size'])
+    return floor if seen == size else 0
 
 
 def generation_in(stream):
@@ -66,7 +69,10 @@ def generation_in(stream):
     """
     left = HEADER
     while left:
-        left -= len(stream.read(min(left, AREA)))
+        skipped = stream.read(min(left, AREA))
+        if not skipped:
+            raise DataLoss(f'the image ends {left} bytes before the header')
+        left -= len(skipped)
     head = stream.read(AREA)
     areas = [stream.read(AREA) for _ in range(2)]
     if not head.startswith(b'LUSTRELAB '):

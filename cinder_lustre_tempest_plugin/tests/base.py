@@ -24,6 +24,7 @@ from tempest import config
 from tempest.lib.common import api_version_utils
 from tempest.lib.common.utils import data_utils
 from tempest.lib.common.utils import test_utils
+from tempest.lib import exceptions
 from tempest import test
 
 from cinder_lustre_tempest_plugin import content
@@ -44,9 +45,7 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
             if not getattr(CONF.service_available, service):
                 raise cls.skipException(f'[service_available] {service} is '
                                         f'off: the tests need it')
-        if cls.volume_format not in CONF.lustre.volume_formats:
-            raise cls.skipException(f'[lustre] volume_formats is without '
-                                    f'{cls.volume_format}')
+        cls.skip_unless_format(cls.volume_format)
         api_version_utils.check_skip_with_microversion(
             cls.volume_min_microversion, cls.volume_max_microversion,
             CONF.volume.min_microversion, CONF.volume.max_microversion)
@@ -58,6 +57,12 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
             if not getattr(getattr(CONF, group), option):
                 raise cls.skipException(
                     f'[{group.replace("_", "-")}] {option} is off')
+
+    @classmethod
+    def skip_unless_format(cls, volume_format):
+        if volume_format not in CONF.lustre.volume_formats:
+            raise cls.skipException(f'[lustre] volume_formats is without '
+                                    f'{volume_format}')
 
     @classmethod
     def setup_credentials(cls):
@@ -86,6 +91,14 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
                                        CONF.volume.min_microversion),
             compute_microversion=select(cls.min_microversion,
                                         CONF.compute.min_microversion))
+        if CONF.auth.use_dynamic_credentials:
+            # The project is the class's own, and goes with it.
+            quotas = cls.os_admin.volume_quotas_client_latest
+            quotas.update_quota_set(
+                cls.volumes.project_id, volumes=-1, snapshots=-1,
+                gigabytes=-1, backups=-1, backup_gigabytes=-1)
+            cls.addClassResourceCleanup(quotas.delete_quota_set,
+                                        cls.volumes.project_id)
         cls.pools = cls.lustre_pools()
         if not cls.pools:
             raise cls.skipException('no backend reports the protocol lustre')
@@ -135,8 +148,12 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
                 detail=True, params={'all_tenants': 1})['volumes']:
             if (volume['volume_type'] == volume_type and
                     volume['name'].startswith('image-')):
-                cls.remove(cls.admin_volumes, volume['id'],
-                           cls.admin_volumes.delete_volume)
+                try:
+                    cls.remove(cls.admin_volumes, volume['id'],
+                               cls.admin_volumes.delete_volume)
+                except exceptions.BadRequest:
+                    # The cache itself is deleting it.
+                    cls.admin_volumes.wait_for_resource_deletion(volume['id'])
 
     @classmethod
     def random_name(cls, what):
@@ -151,8 +168,9 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
 
     # Resources
 
-    def new_content(self):
-        return content.Content(CONF.lustre.data_size)
+    def new_content(self, longer=False):
+        """New data; longer ones leave a trace where zeros are not written."""
+        return content.Content(CONF.lustre.data_size + (8 if longer else 0))
 
     def create_image(self, data, images=None, **properties):
         """An image with data: bytes, or what can be read."""
@@ -245,9 +263,35 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
         self.wait_for_volume(volume)
         return volume
 
+    def create_history(self, count):
+        """A volume whose snapshots differ from each other, and from it.
+
+        Backups are what can be written to a volume that has snapshots.
+
+        :returns: the volume, its snapshots, and the contents of all, the
+            volume's last
+        """
+        contents = [self.new_content(longer=number % 2)
+                    for number in range(count + 1)]
+        backups = [self.create_backup(self.create_volume_with(each))
+                   for each in contents]
+        volume, snapshots = self.create_volume(), []
+        for backup in backups[:-1]:
+            self.restore(backup, volume_id=volume)
+            snapshots.append(self.create_snapshot(volume))
+        self.restore(backups[-1], volume_id=volume)
+        return volume, snapshots, contents
+
     def extend(self, volume, size, status='available'):
         self.volumes.extend_volume(volume, new_size=size)
         self.wait_for_volume(volume, status)
+
+    def revert(self, volume, snapshot):
+        self.lustre.revert_to_snapshot(volume, snapshot)
+        self.wait_for_volume(volume)
+        # The volume is free before its snapshot is.
+        waiters.wait_for_volume_resource_status(self.snapshots, snapshot,
+                                                'available')
 
     def reimage(self, volume, image):
         self.lustre.reimage(volume, image)

@@ -14,7 +14,7 @@
 """Counts and lists the tests of subunit streams that Tempest left.
 
 Beside each stream it leaves a listing: status, seconds, test and reason. Ends
-with exit code 1 if a test failed, or if a stream has none.
+with exit code 1 if a test failed, or if none of a stream passed.
 """
 
 import os
@@ -78,7 +78,7 @@ def report(path):
     for status, _start, _seconds, test, why in tests:
         if status == 'failed':
             print('  failed: %s: %s' % (test, why))
-    return bool(tests) and not counts['failed']
+    return bool(counts['passed']) and not counts['failed']
 
 
 def main(paths):

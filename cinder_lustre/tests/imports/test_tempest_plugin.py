@@ -78,6 +78,16 @@ class ContentTestCase(testtools.TestCase):
         expected.update(bytes(content.GIB - content.MIB))
         self.assertEqual(expected.hexdigest(), written.digest('sha256', 1))
 
+    def test_changed_content(self):
+        first = content.Content(8)
+        other = first.changed(1)
+        part = 2 * content.MIB
+        self.assertEqual(3 * part, len(other.data))
+        self.assertEqual(
+            [True, False, True],
+            [first.data[start:start + part] == other.data[start:start + part]
+             for start in range(0, 3 * part, part)])
+
     def test_digest_of_a_stream(self):
         data = os.urandom(5 * content.MIB + 1)
         self.assertEqual(
@@ -117,9 +127,9 @@ class GuestTestCase(testtools.TestCase):
         return (f'LAB vdb volume={VOLUME[:20]} size={size} '
                 f'generation={generation} sum=0a owner=12 {outcome}\r\n')
 
-    def _generation(self, *lines):
+    def _generation(self, *lines, floor=0):
         return guest.generation('LAB guest 12 is up\r\n' + ''.join(lines),
-                                VOLUME, content.GIB)
+                                VOLUME, content.GIB, floor)
 
     def test_nothing_read_yet(self):
         self.assertEqual(0, self._generation())
@@ -134,10 +144,19 @@ class GuestTestCase(testtools.TestCase):
             2, size=2 * content.GIB)))
 
     def test_data_loss(self):
-        for lines in ([self._line(3, 'BAD')], [self._line(3, 'ERROR')],
+        for lines in ([self._line(3, 'BAD')],
+                      [f'LAB vdb volume={VOLUME[:20]} cannot be written '
+                       f'ERROR\r\n', self._line(3)],
                       [self._line(3), self._line(2)],
                       [self._line(3), self._line(0, 'NEW')]):
             self.assertRaises(guest.DataLoss, self._generation, *lines)
+
+    def test_what_was_there_before_the_start(self):
+        self.assertEqual(5, self._generation(self._line(4), self._line(5),
+                                             floor=4))
+        for line in self._line(3), self._line(0, 'NEW'), self._line(4, 'NEW'):
+            self.assertRaises(guest.DataLoss, self._generation, line,
+                              self._line(9), floor=4)
 
     def _stream(self, header):
         return io.BytesIO(bytes(guest.HEADER) + header.ljust(
@@ -150,3 +169,5 @@ class GuestTestCase(testtools.TestCase):
         for wrong in header.replace(b' 1 ', b' 0 '), b'', b'LUSTRE':
             self.assertRaises(guest.DataLoss, guest.generation_in,
                               self._stream(wrong))
+        self.assertRaises(guest.DataLoss, guest.generation_in,
+                          io.BytesIO(bytes(guest.HEADER - 1)))

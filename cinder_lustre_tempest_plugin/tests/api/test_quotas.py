@@ -30,11 +30,8 @@ class QuotaTest(base.LustreTest):
     @classmethod
     def resource_setup(cls):
         super().resource_setup()
-        quotas = cls.os_admin.volume_quotas_client_latest
-        project = cls.volumes.project_id
-        # The project is this class's own, and goes with it.
-        quotas.update_quota_set(project, volumes=2, snapshots=1, gigabytes=3)
-        cls.addClassResourceCleanup(quotas.delete_quota_set, project)
+        cls.os_admin.volume_quotas_client_latest.update_quota_set(
+            cls.volumes.project_id, volumes=2, snapshots=1, gigabytes=3)
 
     @decorators.attr(type=['negative'])
     @decorators.idempotent_id('bbdbcf37-69aa-4e33-9eae-10f5bb6e497c')
@@ -43,7 +40,7 @@ class QuotaTest(base.LustreTest):
         self.create_snapshot(volume)
         for refused in (
                 lambda: self.create_snapshot(volume),
-                lambda: self.create_volume(2),
+                lambda: self.create_volume(3),
                 lambda: self.extend(volume, 3)):
             self.assertRaises(exceptions.OverLimit, refused)
         self.create_volume()

@@ -28,7 +28,7 @@ class BackupTest(base.LustreTest):
     @decorators.idempotent_id('9822d31f-ebf2-401e-b1b4-b7eae56fd7ed')
     def test_restore_to_new_and_existing_volume(self):
         """All of a volume comes back, also its zeros at the end."""
-        expected, other = self.new_content(), self.new_content()
+        expected, other = self.new_content(), self.new_content(longer=True)
         volume = self.create_volume_with(expected)
         backup = self.create_backup(volume)
         existing = self.create_volume_with(other)
@@ -65,11 +65,12 @@ class IncrementalBackupTest(base.LustreTest):
     @decorators.idempotent_id('16d2f3d6-bac7-4481-8403-eda7d6b4561b')
     def test_incremental(self):
         """Each backup of a chain has what the volume had at its time."""
-        contents = [self.new_content() for _ in range(3)]
+        contents = [self.new_content()]
         volume = self.create_volume_with(contents[0])
         backups = [self.create_backup(volume)]
-        for each in contents[1:]:
-            self._reimage(volume, each)
+        for part in (0, 1):
+            contents.append(contents[-1].changed(part))
+            self._reimage(volume, contents[-1])
             backups.append(self.create_backup(volume, incremental=True))
         target = self.create_volume()
         for expected, backup in reversed(list(zip(contents, backups))):

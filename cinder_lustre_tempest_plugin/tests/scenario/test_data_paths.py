@@ -85,23 +85,21 @@ class RevertTest(base.LustreTest):
     @classmethod
     def skip_checks(cls):
         super().skip_checks()
-        cls.skip_unless('volume_feature_enabled', 'snapshot')
+        cls.skip_unless('volume_feature_enabled', 'snapshot', 'backup')
         cls.skip_unless('lustre', 'revert')
 
     @decorators.idempotent_id('67fe204d-5e88-4891-bae8-787827b6106f')
     def test_revert_again_and_again(self):
-        """Only the latest snapshot can be reverted to; all data stay."""
-        expected = self.new_content()
-        volume = self.create_volume_with(expected)
-        first, second = (self.create_snapshot(volume) for _ in range(2))
-        for snapshot in (second, first):
+        """Each snapshot is reverted to, the latest one first."""
+        volume, snapshots, contents = self.create_history(2)
+        for snapshot, expected in zip(reversed(snapshots),
+                                      reversed(contents[:2])):
             for _ in range(2):
-                self.lustre.revert_to_snapshot(volume, snapshot)
-                self.wait_for_volume(volume)
+                self.revert(volume, snapshot)
             clone = self.create_volume(source_volid=volume)
             self.check_volume(clone, expected)
             self.delete_snapshot(snapshot)
-        self.check_volume(volume, expected)
+        self.check_volume(volume, contents[0])
 
 
 class RevertQcow2Test(RevertTest):
@@ -119,7 +117,7 @@ class ReimageTest(base.LustreTest):
     @decorators.idempotent_id('c38aed29-be14-4d36-a871-530d6ccef331')
     def test_reimage(self):
         """New content replaces all of the old, and no copy of it."""
-        old, new = self.new_content(), self.new_content()
+        old, new = self.new_content(longer=True), self.new_content()
         volume = self.create_volume_with(old)
         clone = self.create_volume(source_volid=volume)
         self.reimage(volume, self.create_image(new.stream()))

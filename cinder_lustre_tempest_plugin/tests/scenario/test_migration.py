@@ -32,6 +32,11 @@ class RetypeTest(RetypeMixin, base.LustreTest):
     other_format = 'qcow2'
 
     @classmethod
+    def skip_checks(cls):
+        super().skip_checks()
+        cls.skip_unless_format(cls.other_format)
+
+    @classmethod
     def resource_setup(cls):
         super().resource_setup()
         cls.other_type = cls.create_type(cls.other_format)

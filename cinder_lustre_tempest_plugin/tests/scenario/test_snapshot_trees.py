@@ -23,25 +23,25 @@ class SnapshotTreeTest(base.LustreTest):
     @classmethod
     def skip_checks(cls):
         super().skip_checks()
-        cls.skip_unless('volume_feature_enabled', 'snapshot', 'clone')
+        cls.skip_unless('volume_feature_enabled', 'snapshot', 'clone',
+                        'backup')
 
     def _delete_in_order(self, *order):
         """Delete three snapshots; each has a volume, that has a snapshot."""
-        expected = self.new_content()
-        volume = self.create_volume_with(expected)
-        snapshots = [self.create_snapshot(volume) for _ in range(3)]
+        volume, snapshots, contents = self.create_history(3)
         copies = [self.create_volume(snapshot_id=snapshot)
                   for snapshot in snapshots]
         branch = self.create_snapshot(copies[1])
         for number in order:
             self.delete_snapshot(snapshots[number])
-        self.check_volume(volume, expected)
+        for each, expected in zip((*copies, volume), contents):
+            self.check_volume(each, expected)
         self.delete_volume(volume)
         leaf = self.create_volume(snapshot_id=branch)
         self.delete_snapshot(branch)
         for copy in copies:
             self.delete_volume(copy)
-        self.check_volume(leaf, expected)
+        self.check_volume(leaf, contents[1])
 
     @decorators.idempotent_id('f5f487d6-552e-4cd0-91b6-13ec0669d892')
     def test_first_to_last(self):
@@ -70,13 +70,11 @@ class SnapshotTreeTest(base.LustreTest):
     @decorators.idempotent_id('aa44be15-ce4d-4210-88b0-62f6efff21fc')
     def test_cascade(self):
         """A volume goes with its snapshots; what was made of them stays."""
-        expected = self.new_content()
-        volume = self.create_volume_with(expected)
-        snapshots = [self.create_snapshot(volume) for _ in range(3)]
+        volume, snapshots, contents = self.create_history(3)
         copy = self.create_volume(snapshot_id=snapshots[1])
         self.volumes.delete_volume(volume, cascade=True)
         self.volumes.wait_for_resource_deletion(volume)
-        self.check_volume(copy, expected)
+        self.check_volume(copy, contents[1])
 
 
 class SnapshotTreeQcow2Test(SnapshotTreeTest):

@@ -52,7 +52,8 @@ DISCOVERY = ('import os, tempest.test_discover as found; '
 
 def provide_image(client):
     """The image that the tests use; the guest's if there are servers."""
-    found = client.glance('GET', f'/images?name={IMAGE}')['images']
+    found = client.glance('GET', f'/images?name={IMAGE}&status=active')[
+        'images']
     if not found:
         found = [client.glance('POST', '/images', {
             'name': IMAGE, 'disk_format': 'raw', 'container_format': 'bare',
@@ -171,24 +172,25 @@ def run(lab, suites, performance=False):
         'TEMPEST_CONFIG': str(place / 'tempest.conf')}
     for name in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE'):
         environment.pop(name, None)
-    streams = []
+    streams, good = [], True
     for name, regex in suites.items():
         log = lab.log(f'tempest-{name}')
         report.say(f'{regex}: begins, see {log}')
         with open(log, 'wb') as output:
-            subprocess.run(
+            # Also when no test could be found, and so none was recorded.
+            good &= not subprocess.run(
                 _command(lab, place, regex, performance), cwd=place,
                 env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output)
+                stderr=output).returncode
         stream = place / f'results/{name}.subunit'
         with open(stream, 'wb') as output:
             subprocess.run([str(lab.venv / 'bin/stestr'), 'last',
                             '--subunit'], cwd=place, env=environment,
                            stdout=output)
         streams.append(str(stream))
-    return subprocess.run(
+    return good & (not subprocess.run(
         [str(lab.venv / 'bin/python'), str(venv.LAB / 'tempest_report.py'),
-         *streams], env=environment).returncode == 0
+         *streams], env=environment).returncode)
 
 
 def _command(lab, place, regex, performance):
