@@ -34,10 +34,14 @@ PART = '.part'
 # How much of an object is in memory at once, where its format permits it.
 _PIECE = 1 << 20
 _MODE = 0o660
+# What bz2 needs by itself, in bytes.
+_BZ2 = 8 << 20
 # What is tried before all of a piece is compressed: so many bytes out of each
 # so many, which no usual size of blocks is a multiple or divisor of.
 _SAMPLE = 4 << 10
 _SAMPLE_STEP = 31 * _SAMPLE
+# Of how many such parts something can be told.
+_LEAST_SAMPLES = 8
 # What a sample has to become smaller by, at least: one part of so many.
 _LEAST_GAIN = 64
 
@@ -95,6 +99,8 @@ def compress(algorithm, data):
 
 def _seems_compressible(kind, view):
     """Whether a sample becomes smaller; encrypted and media data do not."""
+    if len(view) < _LEAST_SAMPLES * _SAMPLE_STEP:
+        return True
     sample = b''.join(view[start:start + _SAMPLE]
                       for start in range(0, len(view), _SAMPLE_STEP))
     return (len(_compressed(kind, sample)) <
@@ -138,7 +144,8 @@ def memory_to_write(algorithm, length):
     It is there as it was read and compressed, for zstd also as it is given to
     that; and what is freed is kept for the next one.
     """
-    return length * (6 if ALGORITHMS[algorithm] == 'zstd' else 3)
+    kind = ALGORITHMS[algorithm]
+    return {'zstd': 6 * length, 'bz2': 3 * length + _BZ2}.get(kind, 3 * length)
 
 
 def memory_to_read(algorithm, length):

@@ -45,7 +45,8 @@ _MAX_UNITS = 1 << 16
 # What may be written to a volume before it goes to the disk (bytes).
 _FLUSH_INTERVAL = 256 << 20
 # A file has a limited number of them, and some file systems permit only one.
-_NO_MORE_NAMES = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP)
+# Lustre keeps the files of two projects apart (EXDEV).
+_NO_MORE_NAMES = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV)
 _HASH_LINE = re.compile(r'\s*"([0-9a-f]{64})",?\s*')
 _SIZE_LINE = re.compile(r'\s*"chunk_size": (\d+),?\s*')
 _thread = threading.local()
@@ -120,7 +121,8 @@ def store(volume, root, container, prefix, header, algorithm, object_size,
     with _writing(_open_first(root, container, path + HASHES, may_create),
                   path + HASHES, header) as add_hashes:
         for done, digests, entries in _beside_each_other(
-                store_piece, pieces, object_size):
+                store_piece, pieces,
+                piece.memory_to_write(algorithm, object_size)):
             add_hashes(digests)
             objects += entries
             worker.progress([done, size])
@@ -180,7 +182,7 @@ def _beside_each_other(func, items, kept):
     :param kept: bytes that each thread may keep
     """
     threads = max(1, min(max(_AT_ONCE, len(os.sched_getaffinity(0))),
-                         _IN_MEMORY // 2 // kept))
+                         _IN_MEMORY // kept))
     calls = collections.deque()
     in_memory = 0
     with futures.ThreadPoolExecutor(threads) as executor:

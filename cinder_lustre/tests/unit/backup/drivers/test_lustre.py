@@ -446,8 +446,21 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
         self.assertEqual(algorithm, used)
         self.assertLess(len(content), 2 * len(mixed) // 3)
 
+    @ddt.data(*itertools.product(('zlib', 'bz2', 'zstd'), (
+        # Too short for a sample, however it begins.
+        base.noise(4096) + b'x' * 28672,
+        # Half of each 64 KiB; and less than a sixth of it all.
+        b''.join(base.noise(32768) + b'x' * 32768 for _ in range(64)),
+        base.noise(4 * units.Mi) + b'x' * (units.Mi // 2))))
+    @ddt.unpack
+    def test_worth_the_effort(self, algorithm, data):
+        used, content = piece.compress(algorithm, data)
+        self.assertEqual(algorithm, used)
+        self.assertLess(len(content), 19 * len(data) // 20)
+
     @ddt.data((None, 1), (OSError(errno.EMLINK, 'no more'), 2),
-              (OSError(errno.EPERM, 'none at all'), 2))
+              (OSError(errno.EPERM, 'none at all'), 2),
+              (OSError(errno.EXDEV, 'another project'), 2))
     @ddt.unpack
     def test_zeros_again(self, error, files):
         zeros = {}
@@ -456,11 +469,29 @@ class ObjectTestCase(base.ImageTestCase, test.TestCase):
                 entry = transfer._store_object(
                     self.path(name), 'none', None, units.Mi, zeros)
         transfer._store_object(self.path('short'), 'none', None, 1, zeros)
+        self.assertEqual(1, os.path.getsize(self.path('short')))
         self.assertEqual(files, len({os.stat(self.path(name)).st_ino
                                      for name in ('one', 'two')}))
         os.unlink(self.path('one'))
         os.rename(self.path('two'), self.path('object'))
         self.assertEqual(bytes(units.Mi), self.content(entry))
+
+    def test_zeros_that_are_not_on_the_disk(self):
+        zeros = {}
+        with mock.patch.object(piece, 'write',
+                               side_effect=OSError(errno.ENOSPC, 'full')):
+            self.assertRaises(OSError, transfer._store_object,
+                              self.path('object'), 'none', None, 1, zeros)
+        self.assertEqual({}, zeros)
+
+    def test_zeros_of_one_backup(self):
+        with open(self.path('volume'), 'w+b') as stream:
+            stream.truncate(64 * units.Mi)
+            transfer.store({'fd': stream.fileno()}, self.directory, 'c', 'o',
+                           {'chunk_size': 32768}, 'none', units.Mi)
+        # Those that were begun before the first was there have their own.
+        self.assertLess(1, max(
+            each.stat().st_nlink for each in os.scandir(self.path('c'))))
 
     @ddt.data(*itertools.product(
         DAMAGES, ('none', 'zlib', 'bz2', 'zstd'),
