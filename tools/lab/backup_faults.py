@@ -213,7 +213,9 @@ class BackupFaults(demo.Demo):
     # Something is wrong with an object
 
     def corrupt(self):
-        path = self.objects(self.good)[1]
+        # One that shares its file with no other: objects of zeros may.
+        path = next(path for path in self.objects(self.good)
+                    if os.stat(path).st_nlink == 1)
         with open(path, 'r+b') as stream:
             content = stream.read()
             stream.seek(len(content) // 2)
