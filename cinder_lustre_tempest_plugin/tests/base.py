@@ -113,7 +113,7 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
                 if pool['capabilities'].get('storage_protocol') == 'lustre'}
 
     @classmethod
-    def create_type(cls, volume_format=None, **specs):
+    def create_type(cls, volume_format=None, encrypted=False, **specs):
         """A volume type for the class; returns its name."""
         kind = cls.admin_types.create_volume_type(
             name=cls.random_name('type'), extra_specs={
@@ -124,19 +124,12 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
             cls.remove, cls.admin_types, kind['id'],
             cls.admin_types.delete_volume_type)
         cls.addClassResourceCleanup(cls.remove_cached, kind['name'])
+        if encrypted:
+            client = cls.os_admin.encryption_types_client_latest
+            client.create_encryption_type(
+                kind['id'], provider='luks', cipher='aes-xts-plain64',
+                key_size=256, control_location='front-end')
         return kind['name']
-
-    @classmethod
-    def create_encrypted_type(cls, **specs):
-        """A type of volumes that are encrypted; returns its name."""
-        name = cls.create_type('raw', **specs)
-        kind, = (each['id'] for each in
-                 cls.admin_types.list_volume_types()['volume_types']
-                 if each['name'] == name)
-        cls.os_admin.encryption_types_client_latest.create_encryption_type(
-            kind, provider='luks', cipher='aes-xts-plain64', key_size=256,
-            control_location='front-end')
-        return name
 
     @classmethod
     def remove_cached(cls, volume_type):
@@ -253,7 +246,11 @@ class LustreTest(api_version_utils.BaseMicroversionTest, test.BaseTestCase):
         self.remove(self.backups, backup, self.backups.delete_backup)
 
     def restore(self, backup, **target):
-        """Restore a backup into a new volume, or into volume_id."""
+        """Restore a backup into volume_id.
+
+        Without, it is a new volume, of the type that the cloud gives to
+        volumes for which none was asked.
+        """
         volume = self.backups.restore_backup(
             backup, **target)['restore']['volume_id']
         if 'volume_id' not in target:

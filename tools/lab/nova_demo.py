@@ -29,8 +29,9 @@ import time
 import openstack
 
 from cinder_lab import outage
-import console
 import demo
+
+from cinder_lustre_tempest_plugin import guest
 
 # The console is read anew this often (seconds).
 INTERVAL = 1
@@ -157,11 +158,11 @@ class NovaDemo(demo.Demo):
         """The generation that a guest read last and completely."""
         volume_id = disk.volume.id
         try:
-            last = console.last_generation(
+            last = guest.generation(
                 self.console(server), volume_id,
                 disk.size * demo.GIB - disk.header,
                 self.floors.get((server.id, volume_id), 0))
-        except ValueError as exc:
+        except guest.DataLoss as exc:
             raise demo.DemoError('server %s reads from volume %s, %s' % (
                 server.id, volume_id, exc)) from None
         disk.generation = max(disk.generation, last)

@@ -121,30 +121,53 @@ class ContentTestCase(testtools.TestCase):
 VOLUME = '5d7c1c1e-1c36-4c39-8f8e-bd1b8d1f2ab4'
 
 
+@ddt.ddt
 class GuestTestCase(testtools.TestCase):
 
-    def _line(self, generation, outcome='OK', size=content.GIB):
-        return (f'LAB vdb volume={VOLUME[:20]} size={size} '
+    def _line(self, generation, outcome='OK', size=content.GIB,
+              volume=VOLUME):
+        return (f'LAB vdb volume={volume[:20]} size={size} '
                 f'generation={generation} sum=0a owner=12 {outcome}\r\n')
 
-    def _generation(self, *lines, floor=0):
+    def _generation(self, *lines, size=content.GIB, floor=0):
         return guest.generation('LAB guest 12 is up\r\n' + ''.join(lines),
-                                VOLUME, content.GIB, floor)
+                                VOLUME, size, floor)
 
     def test_nothing_read_yet(self):
         self.assertEqual(0, self._generation())
 
     def test_last_generation(self):
+        # A guest that does not own the volume reads one several times.
         self.assertEqual(3, self._generation(
             self._line(0, 'NEW'), self._line(2), self._line(3),
-            self._line(4).rstrip()))
+            self._line(3)))
+
+    @ddt.data(30, -8, -4, -2)
+    def test_unfinished_line(self, end):
+        self.assertEqual(2, self._generation(self._line(2),
+                                             self._line(3)[:end]))
+
+    def test_unfinished_line_hides_nothing(self):
+        self.assertRaises(guest.DataLoss, self._generation,
+                          self._line(2, 'BAD'), self._line(3)[:-2])
 
     def test_other_size(self):
-        self.assertEqual(0, self._generation(self._line(
-            2, size=2 * content.GIB)))
+        larger = 2 * content.GIB
+        self.assertEqual(0, self._generation(self._line(5), size=larger))
+        self.assertEqual(6, self._generation(
+            self._line(5), self._line(6, size=larger), size=larger))
+
+    def test_foreign_lines(self):
+        other = 'another-volume-of-the-server'
+        for foreign in (self._line(9, volume=other),
+                        self._line(1, 'BAD', volume=other),
+                        f'[    4.5] virtio_blk: [vdb] volume={VOLUME}\r\n',
+                        'x' + self._line(9)):
+            self.assertEqual(2, self._generation(
+                self._line(1), foreign, self._line(2), foreign))
 
     def test_data_loss(self):
-        for lines in ([self._line(3, 'BAD')],
+        for lines in ([self._line(3, 'BAD')], [self._line(3, 'ERROR')],
                       [f'LAB vdb volume={VOLUME[:20]} cannot be written '
                        f'ERROR\r\n', self._line(3)],
                       [self._line(3), self._line(2)],

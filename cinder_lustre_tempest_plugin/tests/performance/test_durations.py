@@ -77,11 +77,15 @@ class PerformanceTest(base.LustreTest):
         # Also the last of the sizes and counts is recorded before.
         self.addCleanup(lambda: self.assertEqual([], self.over))
 
-    def measure(self, operation, volumes=1, size=1, data=0, **facts):
+    def measure(self, name, operation, volumes, size, data=0, **facts):
         """Measure, record, and compare with the limit.
 
+        :param name: that of the operation, in records and limits
         :param operation: a generator function; it makes ready, yields, does
             what is measured, yields, and cleans up
+        :param volumes: how many are worked on at once
+        :param size: of each volume in GiB
+        :param data: MiB that are moved for each volume
         :param facts: what is recorded beside
         """
         seconds = []
@@ -93,7 +97,6 @@ class PerformanceTest(base.LustreTest):
             seconds.append(time.monotonic() - start)
             for _ in steps:
                 pass
-        name = self.operation
         found = {'operation': name, 'format': self.volume_format,
                  'size_gib': size, 'time': round(time.time()), **facts,
                  **summary(seconds, volumes, volumes * data)}
@@ -147,25 +150,22 @@ class PerformanceTest(base.LustreTest):
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('b9db8f98-84bb-4a9e-97a8-3a343ccbaba4')
     def test_create(self):
-        self.operation = 'create'
         for size in CONF.lustre.performance_sizes:
             for count in CONF.lustre.performance_counts:
-                self.measure(self._create(size, count), count, size)
+                self.measure('create', self._create(size, count), count, size)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('f8d996ab-2227-4822-9215-d4e285adbcc5')
     def test_clone(self):
-        self.operation = 'clone'
         for size, data, source in self.each_size():
             for count in CONF.lustre.performance_counts:
-                self.measure(self._create(size, count, source_volid=source),
-                             count, size, data)
+                self.measure(
+                    'clone', self._create(size, count, source_volid=source),
+                    count, size, data)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('095a61b2-7607-437c-98a1-dd16ebc2d87d')
     def test_delete(self):
-        self.operation = 'delete'
-
         def operation():
             volumes = self._clones(source, count, size)
             yield
@@ -173,13 +173,12 @@ class PerformanceTest(base.LustreTest):
             yield
         for size, _data, source in self.each_size():
             for count in CONF.lustre.performance_counts:
-                self.measure(operation, count, size)
+                self.measure('delete', operation, count, size)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('dc59388e-1222-411d-a317-429c45123519')
     def test_snapshot(self):
         """It should not take longer when there are some already."""
-        self.operation = 'snapshot'
 
         def operation():
             yield
@@ -188,7 +187,7 @@ class PerformanceTest(base.LustreTest):
         for size, _data, volumes in self.each_case():
             taken = []
             for _ in range(2):
-                self.measure(operation, len(volumes), size,
+                self.measure('snapshot', operation, len(volumes), size,
                              snapshots=len(taken))
             for snapshots in taken:
                 self.at_once(self.delete_snapshot, snapshots)
@@ -196,8 +195,6 @@ class PerformanceTest(base.LustreTest):
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('8178090a-fa8f-4bfa-9912-2c1e309d612a')
     def test_extend(self):
-        self.operation = 'extend'
-
         def operation():
             volumes = self._clones(source, count, size)
             yield
@@ -206,13 +203,11 @@ class PerformanceTest(base.LustreTest):
             self.delete_many(volumes)
         for size, _data, source in self.each_size():
             for count in CONF.lustre.performance_counts:
-                self.measure(operation, count, size)
+                self.measure('extend', operation, count, size)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('355e8b4d-c2de-492e-8b30-2f43655dd82d')
     def test_upload(self):
-        self.operation = 'upload'
-
         def operation():
             yield
             images = self.at_once(self.upload, volumes)
@@ -220,13 +215,12 @@ class PerformanceTest(base.LustreTest):
             self.at_once(self.delete_image, images)
         for size, _data, volumes in self.each_case():
             # Glance gets all of it, with its zeros.
-            self.measure(operation, len(volumes), size, size * 1024)
+            self.measure('upload', operation, len(volumes), size, size * 1024)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('c39d210d-ed15-48bd-96df-47ce610a5a8b')
     def test_backup(self):
         self.skip_unless('volume_feature_enabled', 'backup')
-        self.operation = 'backup'
 
         def operation():
             yield
@@ -234,13 +228,12 @@ class PerformanceTest(base.LustreTest):
             yield
             self.at_once(self.delete_backup, backups)
         for size, data, volumes in self.each_case():
-            self.measure(operation, len(volumes), size, data)
+            self.measure('backup', operation, len(volumes), size, data)
 
     @decorators.attr(type=['slow', 'performance'])
     @decorators.idempotent_id('a2b44f2a-7136-44cb-8396-1bbce7540938')
     def test_restore(self):
         self.skip_unless('volume_feature_enabled', 'backup')
-        self.operation = 'restore'
 
         def operation():
             targets = self.create_many([{}] * len(volumes), size)
@@ -250,7 +243,7 @@ class PerformanceTest(base.LustreTest):
             self.delete_many(targets)
         for size, data, volumes in self.each_case():
             backups = self.at_once(self.create_backup, volumes)
-            self.measure(operation, len(volumes), size, data)
+            self.measure('restore', operation, len(volumes), size, data)
             self.at_once(self.delete_backup, backups)
 
     def _restore_over(self, backup, volume):

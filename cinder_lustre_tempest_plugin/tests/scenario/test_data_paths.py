@@ -140,7 +140,7 @@ class EncryptedTest(base.LustreTest):
     @classmethod
     def resource_setup(cls):
         super().resource_setup()
-        cls.volume_type = cls.create_encrypted_type()
+        cls.volume_type = cls.create_type(encrypted=True)
 
     @decorators.idempotent_id('b2796c6d-52ad-4b94-937d-aeeb54811e1c')
     def test_nothing_is_in_clear(self):

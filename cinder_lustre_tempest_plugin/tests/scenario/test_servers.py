@@ -298,7 +298,7 @@ class EncryptedVolumeTest(ServerTest):
     @classmethod
     def resource_setup(cls):
         super().resource_setup()
-        cls.volume_type = cls.create_encrypted_type()
+        cls.volume_type = cls.create_type(encrypted=True)
 
     @decorators.attr(type=['slow'])
     @decorators.idempotent_id('e5751653-b731-4b44-8214-f0ad2ac3df2b')
