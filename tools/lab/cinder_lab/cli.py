@@ -43,7 +43,10 @@ environment:
   LAB_PORT_BASE   its first port (default: a free range, then remembered)
   LAB_SHARE       SHARE[,SHARE] of a real Lustre, e.g. 10.0.0.1@tcp:/testfs;
                   a directory of the lab's own is made on it. Without it a
-                  stand-in for Lustre is used."""
+                  stand-in for Lustre is used.
+  LAB_BACKEND     nfs: the stand-in under Cinder's own NFS driver and its
+                  backup driver "posix", for comparisons by Tempest
+                  (default: lustre, then remembered)"""
 
 
 def up(lab, args):

@@ -49,11 +49,31 @@ OWNED = ('backup', 'cinder/conversion', 'cinder/coordination', 'cinder/lock',
 LIBVIRT = ('etc', 'lib', 'log', 'cache')
 NOVA_OWNED = ('nova/instances', 'nova/lock', 'nova/mnt', 'neutron/lock')
 
-BACKEND = """[$name]
+# The volume driver and the backup driver, and what a backend needs, by the
+# value of LAB_BACKEND.
+DRIVERS = {
+    'lustre': ('cinder_lustre.volume.drivers.lustre.LustreDriver',
+               'cinder_lustre.backup.drivers.lustre.LustreBackupDriver'),
+    'nfs': ('cinder.volume.drivers.nfs.NfsDriver',
+            'cinder.backup.drivers.posix.PosixBackupDriver'),
+}
+BACKENDS = {
+    'lustre': """[$name]
 volume_backend_name = $name
 lustre_shares_config = $link/etc/shares-$name
 lustre_mount_point_base = $prefix/mnt/$name
-"""
+""",
+    # It has snapshots only as root, which must leave files to all.
+    'nfs': """[$name]
+volume_backend_name = $name
+nfs_shares_config = $link/etc/shares-$name
+nfs_mount_point_base = $prefix/mnt/$name
+nfs_mount_attempts = 1
+nfs_qcow2_volumes = true
+nfs_snapshot_support = true
+nas_secure_file_operations = false
+nas_secure_file_permissions = false
+"""}
 
 NOVA_DATABASES = """[api_database]
 connection = $database_url/nova_api
@@ -153,6 +173,8 @@ def _values(lab, development_fstypes):
         'host_uuid': uuid.uuid5(uuid.NAMESPACE_URL, str(lab.prefix)),
         'development_fstypes': development_fstypes,
         'backends': ','.join(services.BACKENDS),
+        **dict(zip(('volume_driver', 'backup_driver'),
+                   DRIVERS[lab.backend])),
         'backup_share': storage.Shares(lab).backup,
         # Cinder starts no more than there are cores.
         'backup_workers': min(2, os.cpu_count()),
@@ -161,7 +183,7 @@ def _values(lab, development_fstypes):
                    lab.get('internal_tenant') or ('', ''))),
     }
     values['backend_sections'] = '\n'.join(
-        string.Template(BACKEND).substitute(values, name=name)
+        string.Template(BACKENDS[lab.backend]).substitute(values, name=name)
         for name in services.BACKENDS)
     return values
 

@@ -20,6 +20,7 @@ import pathlib
 import pwd
 
 from cinder_lab import commands
+from cinder_lab import report
 from cinder_lab import state
 
 
@@ -28,6 +29,37 @@ LIBVIRT = tuple(map(pathlib.Path, (
     '/etc/libvirt', '/run/libvirt', '/var/cache/libvirt', '/var/lib/libvirt',
     '/var/log/libvirt')))
 MARK = '.cinder-lustre-lab'
+
+
+# Mounts the stand-in for Lustre where NFS was asked for.
+NFS_HELPER = pathlib.Path('/sbin/mount.nfs')
+NFS_HELPER_TEXT = f"""\
+#!/bin/sh
+# This is not NFS: it is made and removed by the lab ({MARK}).
+case $1 in
+    *:/*) exec mount -t lustre -o flock "$1" "$2" ;;
+    # Cinder looks whether it is there.
+    *) exit 1 ;;
+esac
+"""
+
+
+def ensure_nfs_helper():
+    """Let a driver for NFS mount the lab's shares."""
+    if NFS_HELPER.exists() and not _is_ours(NFS_HELPER):
+        raise report.LabError(
+            f'{NFS_HELPER} is that of NFS: LAB_BACKEND=nfs needs a machine '
+            f'without it, as the lab has one of its own')
+    state.write(NFS_HELPER, NFS_HELPER_TEXT, mode=0o755)
+
+
+def remove_nfs_helper():
+    if NFS_HELPER.exists() and _is_ours(NFS_HELPER):
+        NFS_HELPER.unlink()
+
+
+def _is_ours(path):
+    return MARK.encode() in path.read_bytes()[:1000]
 
 
 def sudoers_file(base):
@@ -73,6 +105,8 @@ def entries(base):
     found = [str(path) for path in (state.REGISTRY / str(base),
                                     sudoers_file(base))
              if os.path.lexists(path)]
+    if NFS_HELPER.exists() and _is_ours(NFS_HELPER):
+        found.append(f'{NFS_HELPER} of the lab')
     return found + [f'user {name}' for name in users(base)]
 
 

@@ -35,6 +35,7 @@ def up(lab, nova=False):
     """Bring everything up, from whatever state the lab is in."""
     need_root()
     lab.create()
+    lab.put('backend', lab.backend)
     if nova:
         lab.put('nova', True)
     report.say(f'lab in {lab.prefix}, ports from {lab.base}')
@@ -44,6 +45,8 @@ def up(lab, nova=False):
         _install(lab)
         with report.step('configuration') as notes:
             host.ensure_users(lab)
+            if lab.backend == 'nfs':
+                host.ensure_nfs_helper()
             config.directories(lab)
             digest = _configure(lab, shares)
             current = control.alive() and lab.get('running') == digest
@@ -228,6 +231,7 @@ def clean(lab):
             host.remove(base)
     if state.REGISTRY.is_dir() and not os.listdir(state.REGISTRY):
         storage.standin('uninstall')
+        host.remove_nfs_helper()
         host.remove_directories()
         state.REGISTRY.rmdir()
 

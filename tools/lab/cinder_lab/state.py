@@ -30,6 +30,9 @@ BASES = range(18000, 30000, 100)
 PORTS = ('keystone', 'glance', 'cinder', 'mariadb', 'rabbitmq',
          'rabbitmq_dist', 'epmd', 'memcached', 'placement', 'neutron', 'nova')
 
+# The drivers that Cinder can have here, by the name of their protocol.
+BACKENDS = ('lustre', 'nfs')
+
 
 def open_to_others(path):
     """Whether another user can reach what lies in a directory."""
@@ -215,6 +218,19 @@ class Lab:
     def nova(self):
         """Whether the lab has the profile "nova"; it keeps it."""
         return bool(self.get('nova'))
+
+    @property
+    def backend(self):
+        """Whose volume driver Cinder has; the lab keeps it."""
+        wanted, found = os.environ.get('LAB_BACKEND'), self.get('backend')
+        if wanted not in (None, *BACKENDS):
+            raise report.LabError(
+                f'LAB_BACKEND={wanted}: not one of {", ".join(BACKENDS)}')
+        if wanted and found not in (None, wanted):
+            raise report.LabError(
+                f'LAB_BACKEND={wanted}: this lab has {found}; "lab clean" it '
+                f'first')
+        return found or wanted or BACKENDS[0]
 
     def port(self, name):
         return self.base + PORTS.index(name)

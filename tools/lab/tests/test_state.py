@@ -40,7 +40,7 @@ class LabTestCase(testtools.TestCase):
         self.useFixture(fixtures.MockPatchObject(
             state, 'free', lambda base: not (
                 state.REGISTRY / str(base)).is_symlink()))
-        for name in ('LAB_PORT_BASE', 'LAB_PREFIX'):
+        for name in ('LAB_PORT_BASE', 'LAB_PREFIX', 'LAB_BACKEND'):
             self.useFixture(fixtures.EnvironmentVariable(name))
 
     def _lab(self, name='one'):
@@ -91,6 +91,18 @@ class LabTestCase(testtools.TestCase):
         self.assertNotEqual(secret, self._lab().secret('y'))
         self.assertEqual(0o600, (self.top / 'one/state.json').stat().st_mode
                          & 0o777)
+
+    def test_backend_is_chosen_once(self):
+        lab = self._lab()
+        with mock.patch.dict('os.environ', LAB_BACKEND='nfs'):
+            self.assertEqual('nfs', lab.backend)
+        self.assertEqual('lustre', lab.backend)
+        lab.put('backend', 'nfs')
+        self.assertEqual('nfs', lab.backend)
+        for wrong in 'lustre', 'lvm':
+            with mock.patch.dict('os.environ', LAB_BACKEND=wrong):
+                error = self.assertRaises(report.LabError, lambda: lab.backend)
+                self.assertIn(f'LAB_BACKEND={wrong}', str(error))
 
     def test_closed_directory_is_refused(self):
         with mock.patch.object(state, 'open_to_others', lambda path: False):

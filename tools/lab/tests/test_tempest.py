@@ -92,6 +92,19 @@ class ConfigurationTestCase(testtools.TestCase):
         self.assertEqual(('lab-guest', '2'), (
             parsed['compute']['image_ref'], parsed['compute']['flavor_ref']))
 
+    def test_another_driver_is_not_asked_for_what_it_lacks(self):
+        self.lab.put('nova', True)
+        for backend, expected in ('lustre', 'True'), ('nfs', 'False'):
+            self.lab.put('backend', backend)
+            parsed = self._configured()
+            self.assertEqual(backend, parsed['volume']['storage_protocol'])
+            features = parsed['volume-feature-enabled']
+            self.assertEqual({expected}, {
+                features['manage_volume'], features['volume_revert'],
+                features['extend_attached_volume'],
+                parsed['compute-feature-enabled']['volume_multiattach']})
+            self.assertEqual('True', features['multi_backend'])
+
     def test_password_is_for_root_alone(self):
         place = tempest.configure(self.lab)
         self.assertEqual(
