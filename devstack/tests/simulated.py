@@ -8,6 +8,7 @@
 #    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
+#    under the License.
 
 """Runs the plugin in the simulated DevStack, and reads what it recorded."""
 
@@ -31,10 +32,12 @@ class Simulation(fixtures.Fixture):
     :param host: what the host is, as in the file "simulation": DISTRO,
                  KERNEL, LUSTRE and others
     :param localrc: the user's settings, as text or as a dict
+    :ivar plugin: the directory of the plugin
     """
 
     def __init__(self, host, localrc=''):
         self.host = host
+        self.plugin = PLUGIN
         if isinstance(localrc, dict):
             localrc = ''.join(f'{name}="{value}"\n'
                               for name, value in localrc.items())
@@ -66,7 +69,8 @@ class Simulation(fixtures.Fixture):
         """
         before = len(self._lines())
         done = subprocess.run(
-            [shutil.which('bash'), str(PLUGIN / 'tests/simulation'), script],
+            [shutil.which('bash'), str(self.plugin / 'tests/simulation'),
+             script],
             env={'SIMULATION': str(self.top)}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors='replace')
