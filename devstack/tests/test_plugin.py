@@ -456,6 +456,16 @@ class FileSystemTestCase(PluginTestCase):
             [call for call in record.of('sudo', 'setfacl')
              if call[0] == '-d'])
 
+    def test_a_user_of_qemu(self):
+        _simulation, record = self.stack(
+            LUSTRE_MODE='standin', LUSTRE_QEMU_USER='other')
+        self.assertEqual('u:other:x', record.of('sudo', 'setfacl')[0][1])
+
+    def test_no_qemu(self):
+        _simulation, record = self.stack(
+            LUSTRE_MODE='standin', ENABLED_SERVICES='c-vol,c-api,mysql')
+        self.assertEqual([], record.of('sudo', 'setfacl'))
+
     def test_quota(self):
         _simulation, record = self.stack(EL9_SERVER, dict(
             PYTHON, LUSTRE_QUOTA='10G',
@@ -720,6 +730,10 @@ class CinderTestCase(PluginTestCase):
             LUSTRE_BACKUP_SHARE='1@tcp:/f/c', LUSTRE_MODE='preinstalled')
         self.assertEqual('1@tcp:/f/c', record.options[
             'cinder.conf', 'DEFAULT', 'lustre_backup_share'])
+        self.assertEqual('posix', record.options[
+            'tempest.conf', 'volume', 'backup_driver'])
+        self.assertNotIn(('tempest.conf', 'volume', 'storage_protocol'),
+                         record.options)
 
     def test_all_shares_of_one_backend(self):
         simulation, _record = self.stack(NOBLE, dict(
