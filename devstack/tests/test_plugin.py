@@ -70,7 +70,7 @@ SUPPORTED = {
     'client_rhel9_with_epel': (
         dict(EL9, INSTALLED='epel-release'),
         dict(SHARES, **PYTHON, LUSTRE_MODE='client',
-             LUSTRE_CLIENT_DKMS='True'),
+             LUSTRE_CLIENT_DKMS='true'),
         ['kernel-devel-5.14.0-611.13.1.el9_7.x86_64', 'dkms', 'lustre-client',
          'lustre-client-dkms']),
     'client_rhel10': (
@@ -164,6 +164,9 @@ UNSUPPORTED = {
     'no_share_for_backups': (
         NOBLE, dict(SHARES, LUSTRE_MODE='client', LUSTRE_BACKUP_SHARE=''),
         'backups need a share of their own', 'ENABLE_LUSTRE_C_BAK=False'),
+    'shares_that_would_not_be_used': (
+        EL9_SERVER, dict(SHARES, **PYTHON, LUSTRE_MODE='local'),
+        'makes its own shares', 'Remove LUSTRE_SHARES'),
     'mounts_where_devstack_removes': (
         BOOKWORM, 'LUSTRE_MODE=standin\nLUSTRE_MOUNT_DIR=$DEST/data/lustre\n',
         'is below what DevStack removes', 'another directory'),
@@ -624,6 +627,25 @@ class EndTestCase(PluginTestCase):
         self.go(simulation, 'clean')
         self.assertEqual([], simulation.mounts)
 
+    def test_a_server_for_others(self):
+        """Nothing of Cinder uses it here, so that no hook stops it."""
+        simulation, _record = self.stack(EL9_SERVER, dict(
+            PYTHON, LUSTRE_MODE='local', CINDER_ENABLED_BACKENDS='lvm:l',
+            ENABLE_LUSTRE_C_BAK='False', ENABLED_SERVICES='c-vol,c-api'))
+        self.assertNotEqual([], simulation.mounts)
+        self.go(simulation, 'unstack')
+        self.assertEqual([], simulation.mounts)
+
+    def test_a_directory_of_the_user(self):
+        simulation = self.simulate(BOOKWORM, {'LUSTRE_MODE': 'standin'})
+        directory = simulation.top / 'srv/lustre'
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write(f'LUSTRE_DATA_DIR={directory}\n')
+        directory.parent.mkdir()
+        self.go(simulation, 'stack')
+        self.go(simulation, 'clean')
+        self.assertFalse(directory.exists())
+
     def test_a_compute_host(self):
         simulation, record = self.stack(
             dict(NOBLE, LUSTRE='client'), ENABLED_SERVICES='n-cpu')
@@ -706,8 +728,9 @@ class CinderTestCase(PluginTestCase):
               (dict(NOBLE, LUSTRE='client'), 'preinstalled'))
     @ddt.unpack
     def test_nothing_passes_for_lustre(self, host, mode):
+        settings = {} if mode == 'local' else SHARES
         _simulation, record = self.stack(
-            host, dict(SHARES, **PYTHON, LUSTRE_MODE=mode))
+            host, dict(settings, **PYTHON, LUSTRE_MODE=mode))
         self.assertEqual([], [key for key in record.options
                               if 'fstypes' in key[2]])
 
