@@ -149,6 +149,14 @@ class RealDevStackTestCase(testtools.TestCase):
     def test_functions(self):
         self.assertEqual([], self.missing(simulated_functions(), self.all))
 
+    def test_functions_that_are_used(self):
+        """Those are simulated, also where no test comes by."""
+        known = set(re.findall(r'(?m)^function (\w+) {', self.all))
+        used = {word for script in SCRIPTS
+                for word in re.findall(r'(?<![\w$-])[a-z_]\w+(?![\w-])',
+                                       code(read(script)))}
+        self.assertEqual(set(), (used & known) - simulated_functions())
+
     def test_functions_without_stack_sh(self):
         """unstack.sh and clean.sh have neither stack.sh nor its functions."""
         libraries = ''.join(text for name, text in self.sources.items()
