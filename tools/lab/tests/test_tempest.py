@@ -130,6 +130,13 @@ class ConfigurationTestCase(testtools.TestCase):
             self.assertIn('test_volume_backup_export_import', excluded)
             self.assertEqual(not nova, name in excluded)
 
+    def test_another_driver_passes_what_ours_cannot(self):
+        self.lab.put('backend', 'nfs')
+        excluded = (tempest.configure(self.lab) / 'exclude.txt').read_text()
+        self.assertNotIn('test_volume_backup_export_import', excluded)
+        # Its guests have no network either.
+        self.assertIn('test_snapshot_data_integrity', excluded)
+
     @ddt.data(
         (True, OURS + 'api.test_quotas.QuotaTest.test_over_each_quota'),
         (True, OURS + 'scenario.test_backups.BackupQcow2Test.test_snapshot'),
