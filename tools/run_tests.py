@@ -88,6 +88,7 @@ TOX_STAGES = (
     _tox('nova-only', 'nova-only', tests=True),
     _tox('tempest-only', 'tempest-only', tests=True),
     _tox('devstack', 'devstack', limit=600, tests=True),
+    _tox('zuul', 'zuul-lint', limit=600, tests=True),
     _tox('functional', 'functional', limit=1500, tests=True),
 )
 
