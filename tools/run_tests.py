@@ -108,6 +108,8 @@ FAULT_STAGES = (
 # tests is no place to look at the speed.
 BENCH_STAGES = (
     Stage('bench', ('tools/bench', 'backup', '--quick'), 600, show=60),
+    Stage('bench-volumes', ('tools/bench', 'volumes', '--quick'), 600,
+          show=90),
 )
 LAB_STAGES = (
     Stage('lab-up', ('tools/lab/lab', 'up'), 600),

@@ -13,18 +13,24 @@
 """The command line of tools/bench."""
 
 import argparse
+import importlib
 import logging
 import signal
 
-from benchmarks import backup
+from cinder import monkey_patch
 
-COMMANDS = {'backup': backup}
+# The modules by command.
+COMMANDS = {'backup': 'benchmarks.backup', 'volumes': 'benchmarks.volume'}
 
 
 def main():
+    # Before anything of Cinder chooses another way to run things.
+    monkey_patch.patch()
+    modules = {name: importlib.import_module(module)
+               for name, module in COMMANDS.items()}
     parser = argparse.ArgumentParser(prog='bench', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, module in COMMANDS.items():
+    for name, module in modules.items():
         module.add_arguments(commands.add_parser(
             name, description=module.__doc__, help=module.SUMMARY,
             formatter_class=argparse.RawDescriptionHelpFormatter))
@@ -32,7 +38,7 @@ def main():
     logging.basicConfig(level=logging.WARNING)
     # A terminated run cleans up, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    COMMANDS[args.command].run(args)
+    modules[args.command].run(args)
 
 
 if __name__ == '__main__':

@@ -49,13 +49,65 @@ class Results:
         for key, runs in self._runs.items():
             case, tool = key[:-1], key[-1]
             seconds = self.seconds(case, tool)
+            first, third = quartiles([run.seconds for run in runs])
             row = dict(zip(self._cases, case), tool=tool, seconds=seconds,
+                       first_quartile=first, third_quartile=third,
                        runs=[run.seconds for run in runs],
                        peak_bytes=max(run.peak for run in runs),
                        stored_bytes=runs[-1].stored)
             for other, taken in compare(case, tool).items():
                 row['times_as_fast_as_' + other] = taken and taken / seconds
             yield row
+
+
+class Comparison(Results):
+    """What drivers took, beside the fastest of other tools: the limit.
+
+    :param drivers: the names of the tools that are drivers
+    :param other: the driver that others are compared with
+    """
+
+    def __init__(self, drivers, other, *cases):
+        super().__init__(*cases)
+        self._drivers = drivers
+        self._other = other
+
+    def limit(self, case):
+        """The fastest tool of a case that is no driver, or None."""
+        tools = [key[-1] for key in self._runs
+                 if key[:-1] == case and key[-1] not in self._drivers]
+        return min(tools, key=lambda tool: self.seconds(case, tool),
+                   default=None)
+
+    def _compare(self, case, _tool):
+        limit = self.limit(case)
+        return {self._other: self.seconds(case, self._other),
+                'limit': limit and self.seconds(case, limit)}
+
+    def all_rows(self):
+        """The rows of all tools."""
+        return list(self.rows(self._compare))
+
+    def best_rows(self):
+        """The rows of the drivers, and of the limit with its name in "by"."""
+        found = []
+        for row in self.all_rows():
+            if row['tool'] not in self._drivers:
+                if row['tool'] != self.limit(tuple(
+                        row[name] for name in self._cases)):
+                    continue
+                row.update(tool='limit', by=row['tool'])
+            found.append(row)
+        return found
+
+
+def quartiles(values):
+    """The first and the third quartile; of one value, that value twice."""
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _median, third = statistics.quantiles(values, n=4,
+                                                 method='inclusive')
+    return first, third
 
 
 def cell(name, value):
@@ -65,7 +117,7 @@ def cell(name, value):
     if name.endswith('_bytes'):
         return '%.0f' % (value / units.Mi)
     if isinstance(value, float):
-        return '%.2f' % value
+        return ('%.3f' if value < 0.1 else '%.2f') % value
     return str(value)
 
 

@@ -13,13 +13,17 @@
 """What the benchmarks make of their figures and their volumes."""
 
 import os
+import re
+from xml.etree import ElementTree
 import zlib
 
 import ddt
 import fixtures
 import testtools
 
+from benchmarks import limits
 from benchmarks import machine
+from benchmarks import page
 from benchmarks import report
 from benchmarks import volumes
 
@@ -30,6 +34,7 @@ def measured(seconds, peak=MIB, stored=0):
     return machine.Measured(seconds, stored, peak=peak)
 
 
+@ddt.ddt
 class ReportTestCase(testtools.TestCase):
 
     def setUp(self):
@@ -51,6 +56,10 @@ class ReportTestCase(testtools.TestCase):
                 'operation', 'fill', 'tool', 'seconds', 'runs', 'peak_bytes',
                 'stored_bytes')))
 
+    def test_quartiles_of_the_times(self):
+        self.assertEqual((3, 6.5), (self.rows[0]['first_quartile'],
+                                    self.rows[0]['third_quartile']))
+
     def test_ratios(self):
         self.assertEqual(
             [(2, None), (1, None)],
@@ -66,6 +75,124 @@ class ReportTestCase(testtools.TestCase):
                 {'tool': 'tool', 'seconds': 'seconds', 'peak_bytes': 'peak',
                  'times_as_fast_as_theirs': 'x theirs',
                  'times_as_fast_as_none': 'x none'}, self.rows)))
+
+    @ddt.data(((3,), (3, 3)), ((1, 2), (1.25, 1.75)),
+              ((9, 1, 3, 5, 7), (3, 7)))
+    @ddt.unpack
+    def test_quartiles(self, values, expected):
+        self.assertEqual(expected, report.quartiles(values))
+
+    @ddt.data((0.00312, '0.003'), (0.1, '0.10'), (None, '-'), ('cp', 'cp'))
+    @ddt.unpack
+    def test_cell(self, value, expected):
+        self.assertEqual(expected, report.cell('seconds', value))
+
+
+class ComparisonTestCase(testtools.TestCase):
+    """The limit is the best of its own medians, case by case."""
+
+    def setUp(self):
+        super().setUp()
+        self.results = report.Comparison(('ours', 'theirs'), 'theirs',
+                                         'operation', 'case')
+        for case, tool, *runs in (
+                (1, 'ours', 4, 4, 9), (1, 'theirs', 8), (1, 'cp', 3, 3, 1),
+                (1, 'dd', 2, 2, 50), (2, 'cp', 1), (2, 'ours', 2),
+                (3, 'ours', 5)):
+            for seconds in runs:
+                self.results.add(('copy', case), tool, measured(seconds))
+
+    def test_limit(self):
+        self.assertEqual(['dd', 'cp', None], [
+            self.results.limit(('copy', case)) for case in (1, 2, 3)])
+
+    def test_rows(self):
+        self.assertEqual(
+            [(1, 'ours', None, 2, .5), (1, 'theirs', None, 1, .25),
+             (1, 'limit', 'dd', 4, 1), (2, 'limit', 'cp', None, 1),
+             (2, 'ours', None, None, .5), (3, 'ours', None, None, None)],
+            [(row['case'], row['tool'], row.get('by'),
+              row['times_as_fast_as_theirs'], row['times_as_fast_as_limit'])
+             for row in self.results.best_rows()])
+
+    def test_nothing_is_left_out_of_all_rows(self):
+        self.assertEqual(7, len(self.results.all_rows()))
+
+    def test_page(self):
+        path = self.useFixture(fixtures.TempDir()).join('page.html')
+        page.write(path, 'A <title>', {'cores': 2}, {'tool': 'tool'},
+                   self.results.best_rows(), report.cell)
+        with open(path) as stream:
+            text = stream.read()
+        self.assertIn('<h1>A &lt;title&gt;</h1><p>cores: 2</p>', text)
+        ElementTree.fromstring(re.search('<svg.*</svg>', text)[0])
+
+
+class PageTestCase(testtools.TestCase):
+
+    COLOURS = {'ours': '#111', 'theirs': '#222'}
+
+    def rows(self, *seconds):
+        return [{'case': case, 'tool': tool, 'seconds': taken,
+                 'first_quartile': taken, 'third_quartile': 2 * taken}
+                for case, tool, taken in seconds]
+
+    def test_bars_are_as_long_as_what_they_show(self):
+        plot = ElementTree.fromstring(page.bars(self.rows(
+            ('a', 'ours', 1), ('a', 'theirs', 4)), self.COLOURS))
+        widths = [float(bar.get('width')) for bar in plot.iter()
+                  if bar.tag.endswith('rect')]
+        self.assertAlmostEqual(4, widths[1] / widths[0], 2)
+        # The quartile of the longest one has room, and takes most of it.
+        self.assertTrue(page._WIDTH / 2 < 2 * widths[1] + page._LABEL
+                        < page._WIDTH)
+
+    def test_lines_show_powers(self):
+        plot = ElementTree.fromstring(page.lines(self.rows(
+            (10, 'ours', 1), (100, 'ours', 10), (1000, 'ours', 100)),
+            self.COLOURS))
+        points, = (each.get('points') for each in plot.iter()
+                   if each.tag.endswith('polyline'))
+        x, y = zip(*(map(float, point.split(','))
+                     for point in points.split()))
+        self.assertAlmostEqual(x[1] - x[0], x[2] - x[1], 0)
+        self.assertAlmostEqual(y[1] - y[0], y[2] - y[1], 0)
+        self.assertLess(y[2], y[0])
+
+
+@ddt.ddt
+class LimitsTestCase(testtools.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.directory = self.useFixture(fixtures.TempDir()).path
+
+    def test_commands(self):
+        commands = limits.Commands(self.directory)
+        for layout in ('raw', 'qcow2'):
+            volume = commands.new_volume(1, layout)
+            commands.create(volume)
+            commands.extend(volume, 2)
+            snapshots = [commands.new_snapshot(volume) for _ in range(2)]
+            for snapshot in snapshots:
+                commands.create_snapshot(snapshot)
+            self.assertEqual(3, len(os.listdir(commands.path)))
+            for snapshot in reversed(snapshots):
+                commands.delete_snapshot(snapshot)
+            commands.delete(volume)
+            self.assertEqual([], os.listdir(commands.path))
+
+    @ddt.data(limits.Copy(), limits.Dd(),
+              *(limits.Convert(*each) for each in limits.QUICK_SWEEP))
+    def test_copies(self, tool):
+        source, target = (os.path.join(self.directory, name)
+                          for name in ('source', 'target'))
+        # It ends with a hole.
+        volumes.create(source, 9 * MIB, 'tenth')
+        tool.copy(source, target)
+        self.assertEqual(volumes.fingerprint(source),
+                         volumes.fingerprint(target))
+        self.assertLess(machine.allocated(target), 2 * MIB)
 
 
 @ddt.ddt

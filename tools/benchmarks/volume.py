@@ -1,0 +1,417 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Compares the Lustre volume driver with Cinder's NFS driver, and the limit.
+
+Both drivers work on the same directory, of any file system; name one on Lustre
+to measure that. The limit is the fastest of the plain commands below them: cp,
+dd, truncate, fallocate, and qemu-img with several settings.
+
+Each case is run by one after the other, in another order each time. Copies
+begin with an empty page cache and end when all is on the disk. What a driver
+does to files without copying them is measured as it is called: the Lustre
+driver brings it to the disk, and the NFS driver does not; the number of its
+fsyncs, and what one takes, are in the table.
+"""
+
+import argparse
+from concurrent import futures
+import functools
+import os
+import shutil
+import tempfile
+import time
+
+from cinder import version
+
+from benchmarks import counts
+from benchmarks import drivers
+from benchmarks import limits
+from benchmarks import machine
+from benchmarks import page
+from benchmarks import report
+from benchmarks import volumes
+
+SUMMARY = 'volumes, snapshots, copies, images and statistics'
+_DRIVERS = ('lustre', 'nfs')
+_COLUMNS = {
+    'operation': 'operation', 'case': 'case', 'tool': 'tool',
+    'seconds': 'seconds', 'first_quartile': 'from', 'third_quartile': 'to',
+    'times_as_fast_as_nfs': 'x nfs', 'times_as_fast_as_limit': 'x limit',
+    'processes': 'processes', 'fsyncs': 'fsyncs', 'by': 'by'}
+_DEFAULTS = {'repeat': 5, 'size': (1, 4), 'fill': tuple(volumes.FILLS),
+             'depth': (1, 10, 50), 'count': (10, 100, 1000, 10000),
+             'at_once': (1, 2, 4, 8, 16)}
+_QUICK = {'repeat': 1, 'size': (1,), 'fill': ('tenth',), 'depth': (1, 3),
+          'count': (10, 100), 'at_once': (1, 4)}
+
+
+def _numbers(text):
+    values = tuple(map(int, text.split(',')))
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError('%s is not positive' % text)
+    return values
+
+
+def _names(allowed):
+    def parse(text):
+        values = text.split(',')
+        if not set(values) <= set(allowed):
+            raise argparse.ArgumentTypeError(
+                '%s is not a list of %s' % (text, ', '.join(allowed)))
+        return tuple(values)
+
+    return parse
+
+
+def add_arguments(parser):
+    def add(name, kind, text):
+        parser.add_argument(
+            '--' + name, type=kind, help='%s (default: %s)' % (
+                text, _DEFAULTS[name.replace('-', '_')]))
+
+    parser.add_argument(
+        '--directory', default='/var/tmp',
+        help='on the file system to measure (default: %(default)s)')
+    parser.add_argument(
+        '--local', default='/var/tmp',
+        help='for images and the database (default: %(default)s)')
+    add('repeat', int, 'give the median of so many')
+    add('size', _numbers, 'GiB of the volumes to copy, a list')
+    add('fill', _names(volumes.FILLS), 'how full they are, a list')
+    add('depth', _numbers, 'snapshots of one volume, a list')
+    add('count', _numbers, 'volumes on the share, a list')
+    add('at-once', _numbers, 'operations at once, a list')
+    parser.add_argument('--only', type=_names(_AREAS), default=tuple(_AREAS),
+                        metavar='LIST', help='of %s' % ','.join(_AREAS))
+    parser.add_argument('--quick', action='store_true',
+                        help='see whether all works, in two minutes')
+    parser.add_argument('--json', metavar='FILE',
+                        help='where to write the figures')
+    parser.add_argument('--html', metavar='FILE',
+                        help='where to write a page with plots')
+
+
+class _Benchmark:
+    """One run of all cases."""
+
+    def __init__(self, args, directory, local):
+        self._args = args
+        self._directory = directory
+        self._local = local
+        self._started = time.monotonic()
+        self._counts = {}
+        self.results = report.Comparison(_DRIVERS, 'nfs', 'operation',
+                                         'case')
+        self._drivers = [drivers.Driver(name, directory)
+                         for name in _DRIVERS]
+        self._commands = limits.Commands(directory)
+
+    def run(self):
+        for area in self._args.only:
+            _AREAS[area](self)
+
+    # Measuring
+
+    def _in_turn(self, tools, func, *args):
+        """Repeat a case by all tools, each time in another order."""
+        for number in range(self._args.repeat):
+            first = number % len(tools)
+            for tool in tools[first:] + tools[:first]:
+                func(tool, *args)
+
+    def _say(self, text):
+        print('%4.0f s: %s' % (time.monotonic() - self._started, text),
+              flush=True)
+
+    def _add(self, operation, case, tool, seconds):
+        self.results.add((operation, case), tool.name,
+                         machine.Measured(seconds, 0))
+        self._say('%s, %s, %s: %.3f s' % (operation, case, tool.name,
+                                          seconds))
+
+    def _time(self, operation, case, tool, func, *args):
+        """Measure a call that copies nothing."""
+        started = time.monotonic()
+        func(*args)
+        self._add(operation, case, tool, time.monotonic() - started)
+
+    def _time_copy(self, operation, case, tool, func, *args):
+        """Measure until the copy is on the disk."""
+        machine.sync(self._directory)
+        machine.drop_caches()
+        self._add(operation, case, tool,
+                  machine.timed(self._directory, func, *args))
+
+    def _count(self, operation, case, tool, func, *args):
+        """Call a driver once more, and count."""
+        self._counts[operation, case, tool.name] = counts.count(
+            self._local, func, *args)
+
+    # Areas
+
+    def measure_volumes(self):
+        """Create, connect, extend and delete volumes."""
+        for layout in drivers.LAYOUTS:
+            self._in_turn(self._drivers + [self._commands],
+                          self._live, layout, self._time)
+            for driver in self._drivers:
+                self._live(driver, layout, self._count)
+
+    @staticmethod
+    def _live(tool, layout, note):
+        volume = tool.new_volume(1, layout)
+        note('create', layout, tool, tool.create, volume)
+        if hasattr(tool, 'connect'):
+            note('connect', layout, tool, tool.connect, volume)
+        note('extend', layout, tool, tool.extend, volume, 2)
+        note('delete', layout, tool, tool.delete, volume)
+
+    def measure_snapshots(self):
+        """Create and delete the last snapshot of a chain."""
+        tools = self._drivers + [self._commands]
+        chains = {}
+        for tool in tools:
+            chains[tool.name] = tool.new_volume(1), []
+            tool.create(chains[tool.name][0])
+        for depth in sorted(self._args.depth):
+            for tool in tools:
+                volume, snapshots = chains[tool.name]
+                self._say('making a chain of %d by %s' % (depth, tool.name))
+                while len(snapshots) < depth - 1:
+                    snapshots.append(tool.new_snapshot(volume))
+                    tool.create_snapshot(snapshots[-1])
+            self._in_turn(tools, self._snapshot, chains, depth, self._time)
+            for driver in self._drivers:
+                self._snapshot(driver, chains, depth, self._count)
+        self._say('deleting the chains')
+        for tool in tools:
+            volume, snapshots = chains[tool.name]
+            while snapshots:
+                tool.delete_snapshot(snapshots.pop())
+            tool.delete(volume)
+
+    @staticmethod
+    def _snapshot(tool, chains, depth, note):
+        volume, _snapshots = chains[tool.name]
+        snapshot = tool.new_snapshot(volume)
+        note('create snapshot', depth, tool, tool.create_snapshot, snapshot)
+        if hasattr(tool, 'connect'):
+            note('connect with snapshots', depth, tool, tool.connect, volume)
+        note('delete snapshot', depth, tool, tool.delete_snapshot, snapshot)
+
+    @functools.cached_property
+    def _copies(self):
+        sweep = limits.QUICK_SWEEP if self._args.quick else limits.SWEEP
+        return [limits.Copy(), limits.Dd()] + [
+            limits.Convert(*settings) for settings in sweep]
+
+    def _contents(self):
+        """Make a file of each size and fill, for the time of a step.
+
+        :returns: its path, its size in GiB, and what the case is called
+        """
+        path = os.path.join(self._local, 'content')
+        for size in self._args.size:
+            for fill in self._args.fill:
+                self._say('making %d GiB, %s' % (size, fill))
+                volumes.create(path, size << 30, fill)
+                yield path, size, '%d GiB %s' % (size, fill)
+        os.unlink(path)
+
+    def measure_copies(self):
+        """Clone volumes, and create them from snapshots."""
+        for content, size, case in self._contents():
+            expected = volumes.fingerprint(content)
+            plain = os.path.join(self._commands.path, 'source')
+            shutil.move(content, plain)
+            sources = {}
+            for driver in self._drivers:
+                source = driver.new_volume(size)
+                driver.create(source)
+                limits.Copy.copy(plain, driver.file_of(source))
+                sources[driver.name] = source
+            self._in_turn(self._drivers + self._copies, self._copy, 'clone',
+                          case, size, plain, expected, sources)
+            for driver in self._drivers:
+                snapshot = driver.new_snapshot(sources[driver.name])
+                driver.create_snapshot(snapshot)
+                sources[driver.name] = snapshot
+            self._in_turn(self._drivers + self._copies, self._copy,
+                          'volume from snapshot', case, size, plain, expected,
+                          sources)
+            for driver in self._drivers:
+                snapshot = sources[driver.name]
+                volume = snapshot.volume
+                driver.delete_snapshot(snapshot)
+                driver.delete(volume)
+            shutil.move(plain, content)
+
+    def _copy(self, tool, operation, case, size, plain, expected, sources):
+        if tool not in self._drivers:
+            target = os.path.join(self._commands.path, 'target')
+            self._time_copy(operation, case, tool, tool.copy, plain, target)
+            self._verify(target, expected, operation, tool)
+            os.unlink(target)
+            return
+        volume = tool.new_volume(size)
+        func = (tool.clone if operation == 'clone' else
+                tool.create_from_snapshot)
+        self._time_copy(operation, case, tool, func, volume,
+                        sources[tool.name])
+        self._verify(tool.file_of(volume), expected, operation, tool)
+        tool.delete(volume)
+
+    @staticmethod
+    def _verify(path, expected, operation, tool):
+        if volumes.fingerprint(path) != expected:
+            raise RuntimeError('What "%s" by %s has made differs from its '
+                               'source.' % (operation, tool.name))
+
+    def measure_images(self):
+        """Fill two volumes from an image, and upload one."""
+        for content, size, case in self._contents():
+            expected = volumes.fingerprint(content)
+            self._in_turn(self._drivers + self._copies, self._download,
+                          case, size, content, expected)
+            sources = {}
+            for driver in self._drivers:
+                source = driver.new_volume(size)
+                driver.create(source)
+                limits.Copy.copy(content, driver.file_of(source))
+                sources[driver.name] = driver.file_of(source), source
+            for tool in self._copies:
+                sources[tool.name] = sources['lustre']
+            for fmt in ('raw', 'qcow2'):
+                self._in_turn(self._drivers + [
+                    tool for tool in self._copies
+                    if fmt == 'raw' or isinstance(tool, limits.Convert)],
+                    self._upload, '%s %s' % (case, fmt), fmt, sources)
+            for driver in self._drivers:
+                driver.delete(sources[driver.name][1])
+
+    def _download(self, tool, case, size, content, expected):
+        for operation in ('first volume from image',
+                          'second volume from image'):
+            if tool in self._drivers:
+                volume = tool.new_volume(size)
+                self._time_copy(operation, case, tool, tool.create_from_image,
+                                volume, drivers.Images(content, 'raw'))
+                self._verify(tool.file_of(volume), expected, operation, tool)
+                tool.delete(volume)
+            else:
+                target = os.path.join(self._commands.path, 'target')
+                self._time_copy(operation, case, tool, tool.copy, content,
+                                target)
+                os.unlink(target)
+
+    def _upload(self, tool, case, fmt, sources):
+        path, volume = sources[tool.name]
+        image = os.path.join(self._local, 'image')
+        if tool in self._drivers:
+            args = tool.upload, volume, drivers.Images(image, fmt)
+        else:
+            args = tool.copy, path, image, fmt
+        self._time_copy('volume to image', case, tool, *args)
+        os.unlink(image)
+
+    def measure_statistics(self):
+        """Collect the statistics, and create volumes, among many."""
+        there = 0
+        for number in sorted(self._args.count):
+            self._say('making %d volumes' % number)
+            for driver in self._drivers:
+                driver.add_volumes(number - there)
+            there = number
+            self._in_turn(self._drivers, self._ask, number, self._time)
+            for driver in self._drivers:
+                self._ask(driver, number, self._count)
+        for driver in self._drivers:
+            driver.remove()
+        self._drivers = [drivers.Driver(driver.name, self._directory)
+                         for driver in self._drivers]
+
+    @staticmethod
+    def _ask(driver, number, note):
+        note('statistics', number, driver, driver.get_stats)
+        volume = driver.new_volume(1)
+        note('create among volumes', number, driver, driver.create, volume)
+        driver.delete(volume)
+
+    def measure_at_once(self):
+        """Create and delete several volumes at once."""
+        for number in self._args.at_once:
+            self._in_turn(self._drivers, self._crowd, number)
+
+    def _crowd(self, driver, number):
+        made = [driver.new_volume(1) for _ in range(number)]
+        with futures.ThreadPoolExecutor(number) as executor:
+            for name, func in (('create at once', driver.create),
+                               ('delete at once', driver.delete)):
+                self._time(name, number, driver,
+                           lambda: list(executor.map(func, made)))
+
+    def rows(self):
+        """The rows of the table."""
+        rows = self.results.best_rows()
+        for row in rows:
+            row.update(self._counts.get(
+                (row['operation'], row['case'], row['tool']), {}))
+        return rows
+
+
+_AREAS = {'volumes': _Benchmark.measure_volumes,
+          'snapshots': _Benchmark.measure_snapshots,
+          'copies': _Benchmark.measure_copies,
+          'images': _Benchmark.measure_images,
+          'statistics': _Benchmark.measure_statistics,
+          'at-once': _Benchmark.measure_at_once}
+
+
+def run(args):
+    """Measure, and print the table.
+
+    :raises: RuntimeError when a copy is not as its source
+    """
+    for name, value in (_QUICK if args.quick else _DEFAULTS).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    directory = tempfile.mkdtemp(prefix='bench-', dir=args.directory)
+    local = tempfile.mkdtemp(prefix='bench-local-', dir=args.local)
+    try:
+        drivers.configure(local)
+        facts = dict(machine.facts(), cinder=version.version_string(),
+                     page_cache_dropped=machine.drop_caches(),
+                     directory=args.directory, repeat=args.repeat,
+                     fsync_milliseconds='%.2f' % (
+                         1000 * counts.fsync_seconds(directory)))
+        benchmark = _Benchmark(args, directory, local)
+        try:
+            benchmark.run()
+        finally:
+            # Also of a run that was interrupted after an hour.
+            _report(facts, benchmark.rows(),
+                    benchmark.results.all_rows(), args)
+    finally:
+        shutil.rmtree(directory)
+        shutil.rmtree(local)
+
+
+def _report(facts, rows, all_rows, args):
+    print()
+    print(', '.join('%s: %s' % item for item in facts.items()))
+    print('\n'.join(report.table(_COLUMNS, rows)), flush=True)
+    if args.json:
+        report.write(args.json, {'facts': facts, 'rows': rows,
+                                 'all_rows': all_rows})
+    if args.html:
+        page.write(args.html, 'Volumes', facts, _COLUMNS, rows, report.cell)
