@@ -18,6 +18,7 @@ import contextlib
 import math
 import os
 import shutil
+import threading
 import time
 
 from castellan import key_manager
@@ -133,6 +134,9 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         self._recovered = set()
         # The last known sizes of the shares in bytes.
         self._totals = {}
+        # What is being found out about shares now.
+        self._surveys = {}
+        self._surveys_lock = threading.Lock()
 
     @staticmethod
     def get_driver_options():
@@ -337,12 +341,32 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
 
     def _get_available_capacity(self, lustre_share):
         """Free and total bytes of a share, as its project quota shows."""
-        capacity = self._run(mount.survey, lustre_share,
-                             self._identity(lustre_share))
+        capacity = self._survey(self._identity(lustre_share))
         if not capacity['available']:
             LOG.error('Share %s is full. Free space, or raise its quota.',
                       self._identity(lustre_share))
         return capacity['available'], capacity['total']
+
+    def _survey(self, identity):
+        """What there is on a share.
+
+        Only one at a time may look. Many volumes that are created at once
+        take what it finds, instead of looking one after the other.
+        """
+        with self._surveys_lock:
+            survey = self._surveys.get(identity)
+            is_first = survey is None
+            if is_first:
+                survey = self._surveys[identity] = futures.Future()
+        if is_first:
+            try:
+                survey.set_result(self._run(mount.survey, identity, identity))
+            except BaseException as exc:
+                survey.set_exception(exc)
+            finally:
+                with self._surveys_lock:
+                    del self._surveys[identity]
+        return survey.result()
 
     def _get_provisioned_capacity(self):
         """GiB that Cinder has promised on this backend, from its database."""

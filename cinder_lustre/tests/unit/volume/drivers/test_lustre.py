@@ -17,6 +17,7 @@ service keeps its image in a file, and the coordinator's locks are those of
 Cinder's own test base, which lock nothing, unless a test is about them.
 """
 
+from concurrent import futures
 import errno
 import inspect
 import json
@@ -24,6 +25,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import types
 from unittest import mock
 import uuid
@@ -1220,6 +1222,49 @@ class CapacityTestCase(DriverTestCase):
         self.down.clear()
         self.set_capacities(testfs=(58, 100), scratch=(28, 50))
         self.assertEqual(('up', 86, 150), self.figures())
+
+    @ddt.data(None, lustre_exception.ShareUnavailable(share=IDENTITY,
+                                                      reason='it hangs.'))
+    def test_those_who_ask_at_once_share_the_answer(self, error):
+        waiting, answers = [], []
+
+        class Future(futures.Future):
+
+            def result(self):
+                waiting.append(self)
+                return super().result(PATIENCE)
+
+        def survey(func, *args, **kwargs):
+            if run.call_count == 1:
+                for thread in threads:
+                    thread.start()
+                while len(waiting) < len(threads) and any(
+                        thread.is_alive() for thread in threads):
+                    time.sleep(0.01)
+            if error:
+                raise error
+            return {'available': 1, 'total': 2}
+
+        def ask():
+            try:
+                answers.append(self.driver._get_available_capacity(IDENTITY))
+            except exception.VolumeBackendAPIException as exc:
+                answers.append(str(exc))
+
+        self.patch('cinder_lustre.volume.drivers.lustre.futures.Future',
+                   Future)
+        run = self.patch('cinder_lustre.worker.Worker.run',
+                         side_effect=survey)
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        ask()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(1, run.call_count)
+        self.assertEqual(answers[:1] * 4, answers)
+        self.assertIn('it hangs' if error else '(1, 2)', str(answers))
+        # Who asks later gets what is true then.
+        ask()
+        self.assertEqual(2, run.call_count)
 
     def test_share_without_an_answer_is_not_chosen(self):
         self.set_capacities(
