@@ -87,7 +87,7 @@ TOX_STAGES = (
     _tox('nova-only-2026.1', 'nova-only-2026.1', tests=True),
     _tox('nova-only', 'nova-only', tests=True),
     _tox('tempest-only', 'tempest-only', tests=True),
-    _tox('devstack', 'devstack', limit=600, tests=True),
+    _tox('devstack', 'devstack', limit=2400, tests=True),
     _tox('zuul', 'zuul-lint', limit=600, tests=True),
     _tox('functional', 'functional', limit=1500, tests=True),
 )
