@@ -19,6 +19,7 @@ case "$1 ${2:-}" in
         if lustre_is_needed; then
             lustre_choose_mode
             lustre_check
+            lustre_check_python
             echo_summary "Installing Lustre (LUSTRE_MODE=$LUSTRE_MODE)"
             lustre_install
         fi
