@@ -22,8 +22,8 @@ import fixtures
 PLUGIN = pathlib.Path(__file__).parent.parent
 # What of a host the plugin may use, besides what "simulation" defines.
 COMMANDS = ('awk', 'bash', 'cat', 'chmod', 'cut', 'dirname', 'grep', 'head',
-            'mkdir', 'mv', 'numfmt', 'rm', 'rmdir', 'sed', 'sha256sum', 'sort',
-            'tee', 'touch', 'tr', 'xargs')
+            'mkdir', 'mv', 'numfmt', 'realpath', 'rm', 'rmdir', 'sed',
+            'sha256sum', 'sort', 'tee', 'touch', 'tr', 'xargs')
 
 
 class Simulation(fixtures.Fixture):

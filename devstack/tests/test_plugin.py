@@ -627,6 +627,29 @@ class EndTestCase(PluginTestCase):
         self.go(simulation, 'clean')
         self.assertEqual([], simulation.mounts)
 
+    @ddt.data('mounts.d/', 'none/../mounts.d', 'link')
+    def test_another_name_of_the_directory(self, name):
+        """The mounts have the real one."""
+        simulation = self.simulate(EL9_SERVER, PYTHON)
+        (simulation.top / 'mounts.d').mkdir()
+        (simulation.top / 'link').symlink_to('mounts.d')
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write(f'LUSTRE_MOUNT_DIR={simulation.top}/{name}\n')
+        self.go(simulation, 'stack')
+        self.assertEqual(7, len(simulation.mounts))
+        self.go(simulation, 'unstack')
+        self.assertEqual([], simulation.mounts)
+
+    def test_another_name_of_what_devstack_removes(self):
+        simulation = self.simulate(BOOKWORM, {'LUSTRE_MODE': 'standin'})
+        (simulation.top / 'opt/stack/data').mkdir(parents=True)
+        (simulation.top / 'link').symlink_to('opt/stack/data')
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write(f'DATA_DIR={simulation.top}/link\n'
+                         'LUSTRE_MOUNT_DIR=$DEST/data/lustre\n')
+        record = simulation.run('stack')
+        self.assertIn('is below what DevStack removes', record.death)
+
     def test_a_server_for_others(self):
         """Nothing of Cinder uses it here, so that no hook stops it."""
         simulation, _record = self.stack(EL9_SERVER, dict(
