@@ -21,9 +21,9 @@ import fixtures
 
 PLUGIN = pathlib.Path(__file__).parent.parent
 # What of a host the plugin may use, besides what "simulation" defines.
-COMMANDS = ('awk', 'bash', 'cat', 'chmod', 'cut', 'dirname', 'grep', 'head',
-            'mkdir', 'mv', 'numfmt', 'realpath', 'rm', 'rmdir', 'sed',
-            'sha256sum', 'sort', 'tee', 'touch', 'tr', 'xargs')
+COMMANDS = ('awk', 'bash', 'cat', 'chmod', 'cut', 'dirname', 'find', 'grep',
+            'head', 'ls', 'mkdir', 'mv', 'numfmt', 'realpath', 'rm', 'rmdir',
+            'sed', 'sha256sum', 'sort', 'tee', 'touch', 'tr', 'xargs')
 
 
 class Simulation(fixtures.Fixture):

@@ -447,7 +447,8 @@ class FileSystemTestCase(PluginTestCase):
         self.assertEqual(
             [('-d', '-o', 'stack', '-g', 'stack', '-m', '750', root + path)
              for path in ('/volumes/a', '/volumes/b', '/backups')],
-            record.of('sudo', 'install')[1:])
+            [call for call in record.of('sudo', 'install')
+             if call[-1].startswith(root)])
         self.assertEqual(
             [('-m', f'u:{qemu}:x', f'{root}/volumes/{name}')
              for name in 'ab'],
@@ -539,8 +540,10 @@ class FileSystemTestCase(PluginTestCase):
             self.assertEqual(
                 {'umount'}, {call[1] for call in calls
                              if call[0] == 'sudo' and target in call})
+        # The empty ones are the mount points, at the end.
         self.assertEqual(set(), {'find', 'setfacl', 'mkfs.lustre', 'lfs'} &
-                         {call[1] for call in calls if call[0] == 'sudo'})
+                         {call[1] for call in calls
+                          if call[0] == 'sudo' and '-empty' not in call})
 
 
 @ddt.ddt
@@ -621,20 +624,81 @@ class EndTestCase(PluginTestCase):
                       for name in ('mdt0', 'ost0', 'ost1')},
             {target for _source, target in simulation.mounts})
         record = self.go(simulation, 'clean')
-        self.assertEqual([], record.of('sudo', 'rm', '-rf'))
+        self.assertTrue([text for _line, text in record.of('warn')
+                         if text.startswith('clean.sh is not complete')])
+        # They need their files.
+        self.assertEqual([], record.of('sudo', 'rm', '-f'))
         self.assertTrue(simulation.path(busy).exists())
         simulation.tell(BUSY='', STILL_BUSY='')
-        self.go(simulation, 'clean')
+        record = self.go(simulation, 'clean')
         self.assertEqual([], simulation.mounts)
+        self.assertEqual([()], record.of('sudo', 'lustre_rmmod'))
+        self.assertEqual(OF_DEVSTACK, simulation.files)
+        self.assertFalse(simulation.path(MOUNTS).exists())
+
+    def own_directory(self, simulation):
+        """Have LUSTRE_MOUNT_DIR name a directory with files of the user."""
+        simulation.path('/srv/backup/empty').mkdir(parents=True)
+        simulation.path('/srv/file').touch()
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write('LUSTRE_MOUNT_DIR=/srv\n')
+
+    def test_a_directory_that_is_not_the_plugins(self):
+        simulation = self.simulate(BOOKWORM, {'LUSTRE_MODE': 'standin'})
+        self.own_directory(simulation)
+        (simulation.top / 'mounts').write_text('theirs\t/srv/backup\n')
+        record = simulation.run('stack')
+        self.assertIn('LUSTRE_MOUNT_DIR=', record.death)
+        self.assertIn("files that are not the plugin's", record.death)
+        self.assertEqual([], record.of('sudo'))
+        for script in ('unstack', 'clean'):
+            self.go(simulation, script)
+        self.assertEqual([('theirs', '/srv/backup')], simulation.mounts)
+        self.assertTrue(simulation.path('/srv/backup/empty').exists())
+        self.assertTrue(simulation.path('/srv/file').exists())
+
+    def test_a_mount_that_is_not_the_plugins(self):
+        simulation = self.simulate(BOOKWORM, {'LUSTRE_MODE': 'standin'})
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write('LUSTRE_MOUNT_DIR=/lustre\n')
+        simulation.path('/lustre').mkdir()
+        (simulation.top / 'mounts').write_text('theirs\t/lustre\n')
+        record = simulation.run('stack')
+        self.assertIn('is mounted', record.death)
+        self.assertEqual([], record.of('sudo'))
+        self.go(simulation, 'clean')
+        self.assertTrue(simulation.path('/lustre').exists())
+        self.assertEqual([('theirs', '/lustre')], simulation.mounts)
+
+    def test_files_of_the_user(self):
+        simulation, _record = self.stack(EL9_SERVER, PYTHON)
+        # As of a service whose share was not mounted.
+        paths = [simulation.path(f'{MOUNTS}/{name}') for name in
+                 ('nova/0123abcd/volume-1', 'root/volumes/file', 'file')]
+        for path in paths:
+            path.touch()
+        record = self.go(simulation, 'clean')
+        self.assertIn(MOUNTS, record.of('warn')[-1][1].replace(
+            str(simulation.path('/')), '/'))
+        self.assertEqual(set(paths), {
+            path for path in simulation.path(MOUNTS).rglob('*')
+            if path.is_file()})
+
+    def test_an_empty_directory_stays_as_it_is(self):
+        simulation = self.simulate(BOOKWORM, {'LUSTRE_MODE': 'standin'})
+        simulation.path(MOUNTS).mkdir(parents=True)
+        record = self.go(simulation, 'stack')
+        self.assertEqual([], [call for call in record.of('sudo', 'install')
+                              if MOUNTS in call])
 
     @ddt.data('mounts.d/', 'none/../mounts.d', 'link')
     def test_another_name_of_the_directory(self, name):
         """The mounts have the real one."""
         simulation = self.simulate(EL9_SERVER, PYTHON)
-        (simulation.top / 'mounts.d').mkdir()
-        (simulation.top / 'link').symlink_to('mounts.d')
+        simulation.path('/mounts.d').mkdir()
+        simulation.path('/link').symlink_to('mounts.d')
         with open(simulation.top / 'localrc', 'a') as stream:
-            stream.write(f'LUSTRE_MOUNT_DIR={simulation.top}/{name}\n')
+            stream.write(f'LUSTRE_MOUNT_DIR=/{name}\n')
         self.go(simulation, 'stack')
         self.assertEqual(7, len(simulation.mounts))
         self.go(simulation, 'unstack')
@@ -700,7 +764,7 @@ class CinderTestCase(PluginTestCase):
              'volume_driver':
                  'cinder_lustre.volume.drivers.lustre.LustreDriver',
              'lustre_shares_config':
-                 str(simulation.path('/etc/cinder/lustre-shares-lustre')),
+                 '/etc/cinder/lustre-shares-lustre',
              'lustre_mount_point_base': MOUNTS + '/cinder',
              'image_volume_cache_enabled': 'True'},
             self.values(record, 'cinder.conf', 'lustre'))
@@ -906,7 +970,8 @@ class NovaTestCase(PluginTestCase):
             self.assertEqual(
                 'user = "root"\n'
                 "# of DevStack's plugin cinder-lustre\n"
-                f'shared_filesystems = [ "{MOUNTS}/nova" ]\n',
+                'shared_filesystems = '
+                f'[ "{simulation.path(MOUNTS)}/nova" ]\n',
                 path.read_text())
         self.assertEqual([], record.of('restart_service'))
         self.go(simulation, 'clean')
