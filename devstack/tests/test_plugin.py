@@ -496,15 +496,38 @@ class FileSystemTestCase(PluginTestCase):
             record.of('sudo', str(simulated.PLUGIN.parent /
                                   'tools/lab/standin/standin')))
 
-    def test_another_address(self):
-        simulation, _record = self.stack(EL9_SERVER, PYTHON)
-        self.go(simulation, 'unstack')
-        simulation.tell(NIDS='192.0.2.99@tcp')
+    @ddt.data((EL9_SERVER, 'HOST_IP=192.0.2.99'),
+              (EL9_SERVER, 'LUSTRE_FSNAME=other'),
+              (BOOKWORM, 'HOST_IP=192.0.2.99'),
+              (BOOKWORM, 'LUSTRE_FSNAME=other'))
+    @ddt.unpack
+    def test_another_file_system(self, host, line):
+        settings = {'LUSTRE_MODE': 'standin'} if host is BOOKWORM else PYTHON
+        simulation = self.simulate(host, settings)
+        directory = simulation.top / 'srv/lustre'
         with open(simulation.top / 'localrc', 'a') as stream:
-            stream.write('HOST_IP=192.0.2.99\n')
+            stream.write(f'LUSTRE_DATA_DIR={directory}\n')
+        self.go(simulation, 'stack')
+        simulation.tell(NIDS='192.0.2.10@tcp 192.0.2.99@tcp')
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write(line + '\n')
         record = simulation.run('stack')
-        self.assertIn('was made for 192.0.2.10@tcp', record.death)
+        self.assertIn('has the file system 192.0.2.10@tcp:/devstack, and',
+                      record.death)
         self.assertIn('clean.sh', record.death)
+        self.go(simulation, 'clean')
+        self.assertFalse(directory.exists())
+        self.assertFalse((simulation.top / 'standin').exists())
+        self.go(simulation, 'stack')
+
+    def test_an_address_that_was_wrong(self):
+        """It is not remembered: nothing was made."""
+        simulation = self.simulate(
+            EL9_SERVER, dict(PYTHON, LUSTRE_NID='192.0.2.99@tcp'))
+        self.assertIn('not LUSTRE_NID', simulation.run('stack').death)
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write('LUSTRE_NID=192.0.2.10@tcp\n')
+        self.go(simulation, 'stack')
 
     def test_formatting_that_was_interrupted(self):
         simulation = self.simulate(EL9_SERVER, PYTHON)
