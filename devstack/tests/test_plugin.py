@@ -520,6 +520,20 @@ class FileSystemTestCase(PluginTestCase):
         self.assertFalse((simulation.top / 'standin').exists())
         self.go(simulation, 'stack')
 
+    @ddt.data(('1', 2), ('3', 3))
+    @ddt.unpack
+    def test_another_count_of_osts(self, count, osts):
+        """An OST that was made goes on: the file system knows it."""
+        simulation, _record = self.stack(EL9_SERVER, PYTHON)
+        self.go(simulation, 'unstack')
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write(f'LUSTRE_OST_COUNT={count}\n')
+        self.go(simulation, 'stack')
+        self.assertEqual(
+            [f'{MOUNTS}/targets/ost{index}' for index in range(osts)],
+            [target for _source, target in simulation.mounts
+             if '/targets/ost' in target])
+
     def test_an_address_that_was_wrong(self):
         """It is not remembered: nothing was made."""
         simulation = self.simulate(
