@@ -278,12 +278,17 @@ class ModeTestCase(PluginTestCase):
                      'LUSTRE_MODE=local', 'LUSTRE_MODE=standin'):
             self.assertIn(word, record.death)
 
-    def test_the_choice_lasts(self):
-        simulation, _record = self.stack(EL9_SERVER, PYTHON)
+    @ddt.data((EL9_SERVER, PYTHON, 'local'), (NOBLE, SHARES, 'client'))
+    @ddt.unpack
+    def test_the_choice_lasts(self, host, settings, mode):
+        simulation, _record = self.stack(host, settings)
         self.go(simulation, 'unstack')
         record = self.go(simulation, 'stack')
-        self.assertIn(('Installing Lustre (LUSTRE_MODE=local)',),
+        self.assertIn((f'Installing Lustre (LUSTRE_MODE={mode})',),
                       record.of('echo_summary'))
+        self.assertEqual(1, len(record.of('sudo', 'modprobe')))
+        record = self.go(simulation, 'clean')
+        self.assertEqual([()], record.of('sudo', 'lustre_rmmod'))
 
     def test_the_mode_changes_only_after_clean(self):
         simulation, _record = self.stack()
