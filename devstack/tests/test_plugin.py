@@ -167,6 +167,28 @@ UNSUPPORTED = {
     'shares_that_would_not_be_used': (
         EL9_SERVER, dict(SHARES, **PYTHON, LUSTRE_MODE='local'),
         'makes its own shares', 'Remove LUSTRE_SHARES'),
+    'long_name': (
+        BOOKWORM, {'LUSTRE_MODE': 'standin', 'LUSTRE_FSNAME': 'devstack1'},
+        'LUSTRE_FSNAME=devstack1 is no name', 'at most 8 letters'),
+    'name_with_a_dot': (
+        EL9_SERVER, dict(PYTHON, LUSTRE_FSNAME='a.b'),
+        'LUSTRE_FSNAME=a.b is no name', 'at most 8 letters'),
+    'share_without_an_address': (
+        NOBLE, dict(SHARES, LUSTRE_MODE='client',
+                    LUSTRE_SHARES='1@tcp:/f/a; /lustre/cinder -o flock'),
+        '/lustre/cinder -o flock is no share', 'Correct LUSTRE_SHARES'),
+    'backup_share_without_an_address': (
+        NOBLE, dict(SHARES, LUSTRE_MODE='client', LUSTRE_BACKUP_SHARE='10.1'),
+        '10.1 is no share', 'LUSTRE_BACKUP_SHARE to <nid>:'),
+    'volumes_and_backups_in_one_share': (
+        NOBLE, dict(SHARES, LUSTRE_MODE='client',
+                    LUSTRE_SHARES='1@tcp:/f/a -o flock',
+                    LUSTRE_BACKUP_SHARE='1@tcp:/f/a'),
+        '1@tcp:/f/a -o flock is in LUSTRE_SHARES', 'another directory'),
+    **{f'{mode}_without_cinder': (
+        host, dict(PYTHON, LUSTRE_MODE=mode, ENABLED_SERVICES='n-cpu'),
+        'this host has neither', 'Set LUSTRE_MODE to client')
+       for mode, host in (('local', EL9_SERVER), ('standin', BOOKWORM))},
     'mounts_where_devstack_removes': (
         BOOKWORM, 'LUSTRE_MODE=standin\nLUSTRE_MOUNT_DIR=$DEST/data/lustre\n',
         'is below what DevStack removes', 'another directory'),
