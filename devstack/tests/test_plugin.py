@@ -804,9 +804,12 @@ class EndTestCase(PluginTestCase):
         self.assertEqual([], record.of('enable_service'))
         self.assertEqual({'nova.conf'},
                          {path for path, _section, _name in record.options})
+        # A server, which DevStack ends too late.
+        simulation.tell(BUSY=f'{MOUNTS}/nova/0123abcd')
         record = self.go(simulation, 'unstack')
         self.assertEqual([('n-cpu',)], record.of('stop_process'))
         self.assertEqual([], simulation.mounts)
+        self.assertEqual([], record.of('warn'))
         self.assertFalse(simulation.path(DROP_IN).exists())
 
 
