@@ -1079,8 +1079,11 @@ class TempestTestCase(PluginTestCase):
         statistics = self.statistics()
         _simulation, record = self.stack()
         found = self.settings(record)
+        defaults = {option.name: option.default
+                    for option in tempest.config.VolumeGroup}
         for name in ('storage_protocol', 'vendor_name'):
-            self.assertEqual(statistics[name], found['volume', name])
+            self.assertEqual(statistics[name], found.get(
+                ('volume', name), defaults[name]))
         self.assertEqual(str(statistics['multiattach']), found[
             'compute-feature-enabled', 'volume_multiattach'])
         self.assertEqual(str(statistics['online_extend_support']), found[
@@ -1138,6 +1141,27 @@ class TempestTestCase(PluginTestCase):
             LUSTRE_MODE='standin', TEMPEST_PLUGINS=before.format(ours=ours))
         self.assertEqual([(after.format(ours=ours),)],
                          record.of('tempest_plugins'))
+
+    def test_what_the_user_says(self):
+        _simulation, record = self.stack(
+            LUSTRE_MODE='standin', TEMPEST_VOLUME_VENDOR='Other',
+            TEMPEST_STORAGE_PROTOCOL='other')
+        found = self.settings(record)
+        self.assertEqual('Other', found['volume', 'vendor_name'])
+        self.assertEqual('other', found['volume', 'storage_protocol'])
+
+    def test_volumes_on_another_backend(self):
+        """What is told of them is not what Lustre's would be."""
+        _simulation, record = self.stack(
+            LUSTRE_MODE='standin', CINDER_ENABLED_BACKENDS='lvm:l,lustre:a')
+        found = self.settings(record)
+        self.assertEqual(set(), {
+            ('volume', 'manage_volume_ref'), ('volume', 'manage_snapshot_ref'),
+            ('volume', 'vendor_name'), ('volume', 'storage_protocol'),
+        } & set(found))
+        self.assertEqual('True', found['compute-feature-enabled',
+                                       'swap_volume'])
+        self.assertEqual('True', found['lustre', 'manage'])
 
     def test_features(self):
         _simulation, record = self.stack()

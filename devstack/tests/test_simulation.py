@@ -183,7 +183,7 @@ class RealDevStackTestCase(testtools.TestCase):
                      'TEMPEST_VOLUME_REVERT_TO_SNAPSHOT',
                      'TEMPEST_EXTEND_ATTACHED_VOLUME',
                      'TEMPEST_EXTEND_ATTACHED_ENCRYPTED_VOLUME',
-                     'TEMPEST_PLUGINS'):
+                     'TEMPEST_PLUGINS', 'TEMPEST_STORAGE_PROTOCOL'):
             self.assertTrue(re.search(rf'[$][{{]?{name}\b', self.all), name)
 
     def test_phases(self):
@@ -216,6 +216,14 @@ class RealDevStackTestCase(testtools.TestCase):
         self.assertIn('sudo rm -rf $NOVA_STATE_PATH\n',
                       self.sources['lib/nova'])
         self.assertIn('sudo rm -rf $DATA_DIR', self.sources['clean.sh'])
+
+    def test_what_is_told_to_tempest(self):
+        text = self.sources['lib/tempest']
+        for line in ('TEMPEST_DEFAULT_VOLUME_VENDOR="Open Source"',
+                     'TEMPEST_DEFAULT_STORAGE_PROTOCOL="iSCSI"',
+                     'iniset $TEMPEST_CONFIG volume storage_protocol '
+                     '"$TEMPEST_STORAGE_PROTOCOL"'):
+            self.assertIn(line + '\n', text)
 
     def test_distributions(self):
         supported = re.search('SUPPORTED_DISTROS="(.*)"',
