@@ -435,6 +435,8 @@ class PackageTestCase(PluginTestCase):
                  ).read_text().splitlines()
         self.assertEqual(sorted(set(names)), names)
         self.assertIn('acl', names)
+        # DevStack installs it on every host.
+        self.assertNotIn('curl', names)
 
 
 @ddt.ddt
@@ -1041,8 +1043,22 @@ class NovaTestCase(PluginTestCase):
                 f'[ "{simulation.path(MOUNTS)}/nova" ]\n',
                 path.read_text())
         self.assertEqual([], record.of('restart_service'))
-        self.go(simulation, 'clean')
+        record = self.go(simulation, 'clean')
         self.assertEqual('user = "root"\n', path.read_text())
+        self.assertEqual([('libvirtd',)], record.of('restart_service'))
+
+    def test_migration_with_another_directory(self):
+        simulation, _record = self.stack(dict(BOOKWORM, LIBVIRT='11.3.0'))
+        self.go(simulation, 'unstack')
+        with open(simulation.top / 'localrc', 'a') as stream:
+            stream.write('LUSTRE_MOUNT_DIR=/srv/other\n')
+        record = self.go(simulation, 'stack')
+        self.assertEqual(
+            "# of DevStack's plugin cinder-lustre\n"
+            'shared_filesystems = '
+            f'[ "{simulation.path("/srv/other/nova")}" ]\n',
+            simulation.path('/etc/libvirt/qemu.conf').read_text())
+        self.assertIn(('libvirtd',), record.of('restart_service'))
 
     @ddt.data(('10.9.0', ''), ('11.3.0', 'shared_filesystems = [ "/x" ]\n'))
     @ddt.unpack
