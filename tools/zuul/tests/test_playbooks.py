@@ -25,13 +25,14 @@ import layout
 ANSIBLE = pathlib.Path(sys.executable).with_name('ansible-playbook')
 KERNEL = '5.14.0-611.13.1_lustre.el9.x86_64'
 
-# What the plugin takes of DevStack, on an EL9 host.
+# What the plugin takes of DevStack, on an EL9 host that runs no stack.sh: the
+# version of Python is that of its python3.
 STACKRC = r'''
 DEST=/opt/stack
 DATA_DIR=$DATA_DIR
 STACK_USER=stack
 VIRT_DRIVER=libvirt
-PYTHON3_VERSION=3.11
+PYTHON3_VERSION=3.9
 define_plugin() { :; }
 die() { shift; echo "$*" >&2; exit 1; }
 enable_service() { ENABLED_SERVICES+=",$1"; }
@@ -47,7 +48,10 @@ is_service_enabled() {
 is_ubuntu() { false; }
 install_package() { echo "install_package $*" >> "$RECORD"; }
 trueorfalse() { echo "${!2:-$1}"; }
-vercmp() { [[ $2 == "<" ]] && false; }
+vercmp() {
+    [[ $2 == "<" && $1 != "$3" ]] || return 1
+    [[ $(printf '%s\n' "$1" "$3" | sort -V | head -n 1) == "$1" ]]
+}
 '''
 SUDO = r'''#!/usr/bin/env bash
 echo "$*" >> "$RECORD"
@@ -79,6 +83,7 @@ class ServeTest(testtools.TestCase):
         self.command('id', '#!/bin/sh\necho stack\n')
         self.command('ip', '#!/bin/sh\necho 2: eth0 inet 192.0.2.7/24\n')
         self.command('getent', '#!/bin/sh\nexit 2\n')
+        self.command('selinuxenabled', '#!/bin/sh\nexit 0\n')
 
     def command(self, name, text):
         path = self.place / 'bin' / name
@@ -115,6 +120,21 @@ class ServeTest(testtools.TestCase):
         for user in 64055, 107:
             self.assertIn(f'setfacl -m u:{user}:x {root}/volumes/lustre',
                           commands)
+
+    def test_does_what_stack_sh_would(self):
+        result, commands = self.serve('192.0.2.7', '1001')
+        self.assertEqual(0, result.returncode, result.stdout)
+        made = [line.split()[0] for line in commands]
+        self.assertLess(commands.index('setenforce 0'),
+                        made.index('mkfs.lustre'))
+        self.assertLess(commands.index('install_package acl'),
+                        made.index('setfacl'))
+
+    def test_without_selinux(self):
+        self.command('selinuxenabled', '#!/bin/sh\nexit 1\n')
+        result, commands = self.serve('192.0.2.7', '1001')
+        self.assertEqual(0, result.returncode, result.stdout)
+        self.assertNotIn('setenforce 0', commands)
 
     def test_other_kernel(self):
         self.command('uname', '#!/bin/sh\necho 5.14.0-1.el9.x86_64\n')
