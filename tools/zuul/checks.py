@@ -249,10 +249,14 @@ def tempest_options_exist(tenant):
     return wrong
 
 
+def _in_group(job, name, host):
+    return any(group.name == name and host in group.nodes
+               for group in job.nodeset.getGroups())
+
+
 def _hosts(job):
     return {name: job.group_variables.get('subnode', {})
-            if any(group.name == 'subnode' and name in group.nodes
-                   for group in job.nodeset.getGroups()) else {}
+            if _in_group(job, 'subnode', name) else {}
             for node in job.nodeset.getNodes() for name in node.name}
 
 
@@ -292,17 +296,21 @@ def lustre_is_reached(tenant):
                 'devstack_services', {})
             try:
                 wrong += _wrong_mode(f'{name}: {host}', localrc(job, host),
-                                     services.get('c-vol', True))
+                                     services.get('c-vol', True),
+                                     _in_group(job, 'lustre_local', host))
             except jinja2.UndefinedError as error:
                 wrong.append(f'{name}: {host}: {error}')
     return wrong
 
 
-def _wrong_mode(where, settings, has_cinder):
+def _wrong_mode(where, settings, has_cinder, local):
     mode = settings.get('LUSTRE_MODE')
     shares = [settings[name] for name in ('LUSTRE_SHARES',
                                           'LUSTRE_BACKUP_SHARE')
               if settings.get(name)]
+    if (mode == 'local') != local:
+        yield (f'{where}: LUSTRE_MODE={mode}, and the hosts of the group '
+               'lustre_local get the kernel of a server')
     if mode not in ('local', 'client'):
         yield f'{where}: LUSTRE_MODE={mode} is for development'
     elif mode == 'local' and shares:

@@ -63,22 +63,21 @@ class UpstreamTest(testtools.TestCase):
     def test_some_are_there(self):
         self.assertIn('devstack', [path.name for path in self.projects])
 
-    def test_jobs_and_nodesets(self):
+    def test_jobs(self):
         for checkout, facts in self.projects.items():
             real = configuration(checkout)
             for item in facts.get('config', ()):
-                (kind, expected), = item.items()
-                found = [other[kind] for other in real if kind in other and
-                         other[kind].get('name') == expected['name']]
+                expected = item['job']
+                found = [other['job'] for other in real if 'job' in other and
+                         other['job'].get('name') == expected['name']]
                 self.assertTrue(
-                    any(self.agrees(kind, expected, other)
-                        for other in found), (checkout.name, expected, found))
+                    any(self.agrees(expected, other) for other in found),
+                    (checkout.name, expected, found))
 
     @staticmethod
-    def agrees(kind, expected, found):
-        names = ('nodes', 'groups') if kind == 'nodeset' else (
-            'parent', 'abstract')
-        return all(expected.get(name) == found.get(name) for name in names)
+    def agrees(expected, found):
+        return all(expected.get(name) == found.get(name)
+                   for name in ('parent', 'abstract'))
 
     def test_pipelines(self):
         for checkout, facts in self.projects.items():
