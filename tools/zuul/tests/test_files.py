@@ -149,6 +149,17 @@ class RolesTest(testtools.TestCase):
         self.assertEqual('logs', job.variables['zuul_copy_output'][
             lustre['performance_file']])
 
+    def test_each_series_of_devstack_is_compared(self):
+        devstack = 'opendev.org/openstack/devstack'
+        tenant = layout.Tenant([*layout.upstream(), layout.ours()])
+        compared = [job.required_projects[devstack].override_checkout
+                    for job in tenant.project_jobs(
+                        layout.PROJECT, 'check').values()
+                    if job.variables['tox_envlist'] == 'devstack']
+        self.assertCountEqual(
+            layout.facts()[devstack]['branches'],
+            [branch or 'master' for branch in compared])
+
     def test_every_job_is_documented(self):
         page = (layout.ROOT / 'doc/source/contributor/third-party-ci.rst'
                 ).read_text()
