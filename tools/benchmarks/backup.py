@@ -24,7 +24,6 @@ The share is a stand-in for Lustre, an image in a directory, or a real one. Up
 to three times the size of a volume is needed there.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -33,6 +32,7 @@ import time
 from cinder import version
 from oslo_utils import units
 
+from benchmarks import arguments
 from benchmarks import machine
 from benchmarks import place
 from benchmarks import report
@@ -64,10 +64,10 @@ def add_arguments(parser):
     parser.add_argument('--repeat', type=int, default=3, metavar='N',
                         help='give the median of so many (default: '
                              '%(default)s)')
-    parser.add_argument('--fill', type=_list_of(volumes.FILLS),
+    parser.add_argument('--fill', type=arguments.list_of(volumes.FILLS),
                         default=tuple(volumes.FILLS), metavar='LIST',
                         help='of %s' % ','.join(volumes.FILLS))
-    parser.add_argument('--compression', type=_list_of(_COMPRESSIONS),
+    parser.add_argument('--compression', type=arguments.list_of(_COMPRESSIONS),
                         default=_COMPRESSIONS, metavar='LIST',
                         help='of %s' % ','.join(_COMPRESSIONS))
     parser.add_argument('--data', choices=volumes.DATA, default='random',
@@ -78,17 +78,6 @@ def add_arguments(parser):
                         help='see whether all works: 1 GiB, once, --data half')
     parser.add_argument('--json', metavar='FILE',
                         help='where to write the figures')
-
-
-def _list_of(allowed):
-    def parse(text):
-        values = text.split(',')
-        if not set(values) <= set(allowed):
-            raise argparse.ArgumentTypeError(
-                '%s is not a list of %s' % (text, ', '.join(allowed)))
-        return tuple(values)
-
-    return parse
 
 
 class _Copy:

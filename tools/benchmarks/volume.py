@@ -23,7 +23,6 @@ driver brings it to the disk, and the NFS driver does not; the number of its
 fsyncs, and what one takes, are in the table.
 """
 
-import argparse
 from concurrent import futures
 import functools
 import os
@@ -33,6 +32,7 @@ import time
 
 from cinder import version
 
+from benchmarks import arguments
 from benchmarks import counts
 from benchmarks import drivers
 from benchmarks import limits
@@ -55,24 +55,6 @@ _QUICK = {'repeat': 1, 'size': (1,), 'fill': ('tenth',), 'depth': (1, 3),
           'count': (10, 100), 'at_once': (1, 4)}
 
 
-def _numbers(text):
-    values = tuple(map(int, text.split(',')))
-    if min(values) < 1:
-        raise argparse.ArgumentTypeError('%s is not positive' % text)
-    return values
-
-
-def _names(allowed):
-    def parse(text):
-        values = text.split(',')
-        if not set(values) <= set(allowed):
-            raise argparse.ArgumentTypeError(
-                '%s is not a list of %s' % (text, ', '.join(allowed)))
-        return tuple(values)
-
-    return parse
-
-
 def add_arguments(parser):
     def add(name, kind, text):
         parser.add_argument(
@@ -86,13 +68,14 @@ def add_arguments(parser):
         '--local', default='/var/tmp',
         help='for images and the database (default: %(default)s)')
     add('repeat', int, 'give the median of so many')
-    add('size', _numbers, 'GiB of the volumes to copy, a list')
-    add('fill', _names(volumes.FILLS), 'how full they are, a list')
-    add('depth', _numbers, 'snapshots of one volume, a list')
-    add('count', _numbers, 'volumes on the share, a list')
-    add('at-once', _numbers, 'operations at once, a list')
-    parser.add_argument('--only', type=_names(_AREAS), default=tuple(_AREAS),
-                        metavar='LIST', help='of %s' % ','.join(_AREAS))
+    add('size', arguments.numbers, 'GiB of the volumes to copy, a list')
+    add('fill', arguments.list_of(volumes.FILLS), 'how full they are, a list')
+    add('depth', arguments.numbers, 'snapshots of one volume, a list')
+    add('count', arguments.numbers, 'volumes on the share, a list')
+    add('at-once', arguments.numbers, 'operations at once, a list')
+    parser.add_argument('--only', type=arguments.list_of(_AREAS),
+                        default=tuple(_AREAS), metavar='LIST',
+                        help='of %s' % ','.join(_AREAS))
     parser.add_argument('--quick', action='store_true',
                         help='see whether all works, in two minutes')
     parser.add_argument('--json', metavar='FILE',
