@@ -351,7 +351,16 @@ def fence(root, volume, create=False, shared=False, patient=False):
     :param patient: wait for as long as others only read
     :raises: VolumeBusy, RecordMissing when the volume is unknown
     """
-    os.umask(0o007)
+    umask = os.umask(0o007)
+    try:
+        with _locked(root, volume, create, shared, patient):
+            yield
+    finally:
+        os.umask(umask)
+
+
+@contextlib.contextmanager
+def _locked(root, volume, create, shared, patient):
     if create:
         _make_directory(root)
     path = os.path.join(root, DIRECTORY, volume + '.lock')

@@ -19,6 +19,8 @@ child, waits for its answer and gives up when the child stays silent for too
 long. A child that cannot be killed opens the breaker: nothing new is started
 on that share until it has gone. As all that are at work when a server goes
 away may hang, only so many work at once, and none is added to a silent one.
+To start Python takes longer than most functions: a few children are kept for
+what comes next, without any file of the share.
 """
 
 import contextlib
@@ -42,6 +44,8 @@ LOG = logging.getLogger(__name__)
 # How many children may work on one share at once, and so how many can hang
 # when one of its servers goes away; a probe comes on top.
 MAX_CHILDREN = 10
+# How many children without work are kept for one share.
+MAX_IDLE = 4
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
@@ -90,6 +94,8 @@ class _Child:
     """A process at work on one share, or on two.
 
     :ivar proc: the process, once it was started
+    :ivar channel: the connection to it
+    :ivar reusable: whether the process may work for other calls, too
     :ivar hanging: what finds its processes, once it was given up
     """
 
@@ -97,6 +103,8 @@ class _Child:
         self.worker = worker
         self.probe = probe
         self.proc = None
+        self.channel = None
+        self.reusable = False
         self.hanging = None
         self._heard = time.monotonic()
 
@@ -124,11 +132,17 @@ class Worker:
 
     def __init__(self, share, parts=()):
         self.share = share
-        self._shares = (self, *parts)
+        self._parts = tuple(parts)
         # A share whose partner is away needs places for its own children.
         self._places = MAX_CHILDREN // 2 if parts else MAX_CHILDREN
         # Those that work on the share, of pairs too, and those given up.
         self._children = []
+        # Processes that wait for work, each with the connection to it.
+        self._idle = []
+
+    @property
+    def _shares(self):
+        return (self, *self._parts)
 
     @property
     def stuck(self):
@@ -235,8 +249,13 @@ class Worker:
         child = _Child(self, probe)
         self._enter(child, timeout)
         try:
+            # Neither what root runs nor what has descriptors of a caller is
+            # used again, nor what works on two shares.
+            child.reusable = kill and not pass_fds and not self._parts
+            if not (child.reusable and self._take_idle(child)):
+                self._start(child, pass_fds)
             answer = self._call(child, request, func.__name__, timeout, kill,
-                                pass_fds, on_progress)
+                                on_progress)
         finally:
             if not child.hanging:
                 self._leave(child)
@@ -248,9 +267,21 @@ class Worker:
             raise self._rebuild(answer['error'])
         return answer['result']
 
-    def _call(self, child, request, name, timeout, kill, pass_fds,
-              on_progress):
-        ours, theirs = socket.socketpair()
+    def _take_idle(self, child):
+        """Let a child be a process that waits for work, if there is one."""
+        while True:
+            with _changed:
+                if not self._idle:
+                    return False
+                child.proc, child.channel = self._idle.pop()
+            # It may have been killed; those of a parent are none of a fork.
+            if child.proc.poll() is None:
+                return True
+            child.channel.close()
+
+    @staticmethod
+    def _start(child, pass_fds):
+        child.channel, theirs = socket.socketpair()
         try:
             with theirs:
                 child.proc = subprocess.Popen(
@@ -258,29 +289,47 @@ class Worker:
                     stdin=theirs.fileno(), stdout=theirs.fileno(), cwd='/',
                     env=dict(environment(), PYTHONPATH=_PACKAGE_PARENT),
                     pass_fds=pass_fds, start_new_session=True)
-            try:
-                ours.settimeout(timeout)
-                answer = self._converse(child, ours, request, on_progress)
-            except _Silence:
-                self._give_up(child, kill)
-                raise exception.ShareUnavailable(
-                    share=self.share,
-                    reason='%s was silent for %s seconds.' % (
-                        name, timeout)) from None
-            except BaseException:
-                # The caller's own end: the child stops when it finds the
-                # connection closed.
-                ours.close()
-                self._reap(child, _KILL_GRACE)
-                raise
-        finally:
-            ours.close()
-        # To close its files may take a child as long as to work on them.
-        self._reap(child, timeout)
+        except BaseException:
+            child.channel.close()
+            raise
+
+    def _call(self, child, request, name, timeout, kill, on_progress):
+        try:
+            child.channel.settimeout(timeout)
+            answer = self._converse(child, request, on_progress)
+        except _Silence:
+            child.channel.close()
+            self._give_up(child, kill)
+            raise exception.ShareUnavailable(
+                share=self.share,
+                reason='%s was silent for %s seconds.' % (
+                    name, timeout)) from None
+        except BaseException:
+            # The caller's own end: the child stops when it finds the
+            # connection closed.
+            child.channel.close()
+            self._reap(child, _KILL_GRACE)
+            raise
+        if not self._keep(child, answer):
+            child.channel.close()
+            # To close its files may take a child as long as to work on them.
+            self._reap(child, timeout)
         return answer
 
+    def _keep(self, child, answer):
+        """Let a process wait for the next call, if it is fit for that."""
+        # An error that nobody foresaw may have left anything.
+        if not child.reusable or answer is None or (
+                'traceback' in answer.get('error', ())):
+            return False
+        with _changed:
+            if len(self._idle) >= MAX_IDLE:
+                return False
+            self._idle.append((child.proc, child.channel))
+        return True
+
     @staticmethod
-    def _converse(child, channel, request, on_progress):
+    def _converse(child, request, on_progress):
         """Hand over the request and listen until there is an answer.
 
         :returns: the answer, or None when the child ends without one
@@ -291,9 +340,9 @@ class Worker:
             # Only what comes from the connection counts as silence.
             try:
                 if request:
-                    channel.sendall(request)
+                    child.channel.sendall(request)
                     request = None
-                chunk = channel.recv(65536)
+                chunk = child.channel.recv(65536)
             except TimeoutError:
                 raise _Silence() from None
             except ConnectionError:
@@ -443,21 +492,24 @@ def _main():
     root = logging.getLogger()
     root.addHandler(_ParentHandler())
     root.setLevel(logging.DEBUG)
-    with _channel.makefile('rb') as stream:
-        request = json.loads(stream.readline())
+    with _channel.makefile('rb') as requests:
+        for request in requests:
+            try:
+                _send(_answer(json.loads(request)))
+            except BrokenPipeError:
+                # The parent has given up, and has said so.
+                return
+
+
+def _answer(request):
     try:
         module = request['module']
         if not module.startswith('cinder_lustre.'):
             raise ValueError('%s is not a module of cinder_lustre' % module)
         func = getattr(importlib.import_module(module), request['function'])
-        answer = {'result': func(*request['args'], **request['kwargs'])}
+        return {'result': func(*request['args'], **request['kwargs'])}
     except Exception as exc:
-        answer = {'error': _describe(exc)}
-    try:
-        _send(answer)
-    except BrokenPipeError:
-        # The parent has given up, and has said so.
-        pass
+        return {'error': _describe(exc)}
 
 
 if __name__ == '__main__':

@@ -30,8 +30,8 @@ def count(directory, func, *args):
     """Call a function.
 
     :param directory: a local one, for what is needed
-    :returns: how many processes it started, and how many fsyncs it and the
-              children of the driver made
+    :returns: how many processes it starts if it finds none that wait for
+              work, and how many fsyncs it and the children of the driver make
     """
     program = os.path.join(directory, 'counting-python')
     log = os.path.join(directory, 'counts')
@@ -39,8 +39,11 @@ def count(directory, func, *args):
         stream.write('#!/bin/sh\nexec %s -S -m %s / %s %s\n' % (
             sys.executable, costs.__name__, _MOUNTINFO, log))
     os.chmod(program, 0o700)
-    with mock.patch.object(worker, 'sys', types.SimpleNamespace(
-            executable=program)):
+    # What is kept for later calls does not count, and writes no counts.
+    with (mock.patch.object(worker, 'MAX_IDLE', 0),
+          mock.patch.object(worker.Worker, '_take_idle', return_value=False),
+          mock.patch.object(worker, 'sys', types.SimpleNamespace(
+              executable=program))):
         with costs.counting('/', _MOUNTINFO) as found:
             func(*args)
     total = costs.collect(found, log)

@@ -115,6 +115,8 @@ class ContentTestCase(RecordTestCase):
             self.assertEqual(0o600, self.mode('.cinder-lustre',
                                               VOLUME + suffix))
         self.assertEqual(0o660, self.mode(BASE + '.info'))
+        # What comes next in this process finds the umask as it was.
+        self.assertEqual(umask, os.umask(umask))
 
     def test_the_directory_is_made_once_and_for_the_mdt(self):
         self.make()

@@ -302,6 +302,96 @@ class WorkerTestCase(testtools.TestCase):
         self.assertEqual({gate: gate for gate in gates}, results)
 
 
+@ddt.ddt
+class IdleTestCase(testtools.TestCase):
+    """Which children are kept for the next call."""
+
+    def setUp(self):
+        super().setUp()
+        self.worker = worker.Worker('lustre:/testfs')
+
+    def _pid(self, **kwargs):
+        return self.worker.run(functions.own_pid, timeout=PATIENCE, **kwargs)
+
+    @staticmethod
+    def _ends(pid):
+        # One that was killed stays for its parent to collect.
+        try:
+            with open('/proc/%d/stat' % pid) as stream:
+                return stream.read().rpartition(')')[2].split()[0] == 'Z'
+        except FileNotFoundError:
+            return True
+
+    def test_next_call_finds_it(self):
+        pid = self._pid()
+        self.assertRaises(FileNotFoundError, self.worker.run,
+                          functions.raise_os_error, 2, 'x', timeout=PATIENCE)
+        self.assertEqual(pid, self._pid(probe=True))
+
+    def test_others_do_not(self):
+        self.assertNotEqual(self._pid(), worker.Worker('other').run(
+            functions.own_pid, timeout=PATIENCE))
+
+    def test_killed_one_is_replaced(self):
+        pid = self._pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: self._ends(pid))
+        self.assertNotEqual(pid, self._pid())
+
+    @ddt.data({'kill': False}, {'pass_fds': (1,)})
+    def test_not_kept(self, how):
+        idle = self._pid()
+        pid = self._pid(**how)
+        self.assertNotEqual(idle, pid)
+        wait_until(lambda: self._ends(pid))
+        self.assertEqual(idle, self._pid())
+
+    def test_not_kept_for_two_shares(self):
+        pair = worker.Worker('both', [self.worker, worker.Worker('other')])
+        pid = pair.run(functions.own_pid, timeout=PATIENCE)
+        wait_until(lambda: self._ends(pid))
+        self.assertNotEqual(pid, self._pid())
+
+    def test_unforeseen_error_ends_it(self):
+        pid = self._pid()
+        self.assertRaises(exception.WorkerDied, self.worker.run,
+                          functions.raise_value_error, '?', timeout=PATIENCE)
+        wait_until(lambda: self._ends(pid))
+        self.assertNotEqual(pid, self._pid())
+
+    def test_only_so_many(self):
+        self.useFixture(fixtures.MockPatchObject(worker, 'MAX_IDLE', 1))
+        gate = os.path.join(self.useFixture(fixtures.TempDir()).path, 'gate')
+        os.mkfifo(gate)
+        thread = threading.Thread(target=self.worker.run, args=(
+            functions.wait_for, gate), kwargs={'timeout': PATIENCE})
+        thread.start()
+        with open(gate, 'w'):
+            # It works until this is closed.
+            idle = self._pid()
+        thread.join(PATIENCE)
+        self.assertEqual([idle], [proc.pid for proc, _ in self.worker._idle])
+        self.assertEqual([], self.worker.stuck)
+
+    def test_end_with_their_parent(self):
+        pid = self._pid()
+        self.worker = None
+        wait_until(lambda: self._ends(pid))
+
+    def test_none_of_a_parent_in_a_fork(self):
+        pid = self._pid()
+        fork = os.fork()
+        if not fork:
+            # Only the exit code tells the test.
+            found = pid
+            try:
+                found = self._pid()
+            finally:
+                os._exit(found == pid)
+        self.assertEqual(0, os.waitpid(fork, 0)[1])
+        self.assertEqual(pid, self._pid())
+
+
 class PlacesTestCase(testtools.TestCase):
     """How many children there are, whatever hangs."""
 

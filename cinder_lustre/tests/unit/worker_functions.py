@@ -42,6 +42,10 @@ def raise_value_error(text):
     raise ValueError(text)
 
 
+def own_pid():
+    return os.getpid()
+
+
 def exit_at_once(code):
     os._exit(code)
 
