@@ -25,6 +25,7 @@ import stat
 from cinder_lustre import chain
 from cinder_lustre import exception
 from cinder_lustre import layers
+from cinder_lustre import qcow2
 from cinder_lustre import qemu_img
 from cinder_lustre import record
 from cinder_lustre import worker
@@ -105,14 +106,14 @@ def _adopt_layers(rec, active_fmt, base_fmt):
         rec.add_layer(name, fmt, 0)
         layer = rec.layers[name]
         if fmt == 'qcow2':
-            image = qemu_img.info(rec.path(name), fmt)
-            parent = image.get('backing-filename')
+            header = qcow2.read_header(rec.path(name))
+            parent = header.backing
             if not _belongs(rec.volume, parent or name):
                 raise exception.RecordError(
                     volume=rec.volume, reason='%s, which refers to %s, is no '
                     'file of it. Check where the file came from.' % (
                         rec.path(name), parent))
-            layer['below'] = image.get('backing-filename-format')
+            layer['below'] = header.backing_fmt
             if parent and (name == record.base_name(rec.volume) or
                            not record.is_plain(parent)):
                 raise exception.RecordError(
@@ -122,7 +123,7 @@ def _adopt_layers(rec, active_fmt, base_fmt):
         layer['parent'] = parent
         if above is not None:
             layer['children'] = [above]
-        layer['size'] = layers.checked_size(rec.path(name), layer)
+        layer['size'] = _readable_size(rec.path(name), layer)
         if above is not None and rec.layers[above]['below'] != fmt:
             # QEMU would take it for what the header says.
             raise exception.RecordError(
@@ -150,7 +151,7 @@ def manage(root, name, volume, fmt, size):
         return chain.describe(root, volume)
     if old is not None:
         return chain.take_over(root, old, volume, size)
-    actual = layers.checked_size(path, {'format': fmt, 'parent': None})
+    actual = _readable_size(path, {'format': fmt, 'parent': None})
     if actual > size:
         raise exception.SizeMismatch(
             path=path, actual=actual, expected=size,
@@ -243,9 +244,17 @@ def look_up(root, name, fmt):
     if old is not None:
         rec = record.load(root, old, repair=False)
         return {'size': rec.top['size'], 'volume': old, 'owner': old}
-    return {'size': layers.checked_size(path, {'format': fmt,
-                                               'parent': None}),
+    return {'size': _readable_size(path, {'format': fmt, 'parent': None}),
             'volume': None, 'owner': _owner(name)}
+
+
+def _readable_size(path, layer):
+    """The virtual size of an image that others made, once QEMU reads it."""
+    size = layers.checked_size(path, layer)
+    if layer['format'] != 'raw':
+        # Not before that: it would open another file that the image names.
+        qemu_img.info(path, layer['format'])
+    return size
 
 
 def _owner(name):

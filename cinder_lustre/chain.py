@@ -29,6 +29,7 @@ import os
 
 from cinder_lustre import exception
 from cinder_lustre import layers
+from cinder_lustre import qcow2
 from cinder_lustre import qemu_img
 from cinder_lustre import record
 from cinder_lustre import worker
@@ -700,8 +701,7 @@ def _settle_merge(rec):
     """Find out, by what refers to which file, if the guest merged layers."""
     name, lower = rec.intent['file'], rec.intent['lower']
     upper, = rec.layers[name]['children']
-    backing = qemu_img.info(rec.path(upper),
-                            'qcow2').get('backing-filename')
+    backing = qcow2.read_header(rec.path(upper)).backing
     if backing not in (name, lower):
         raise exception.RecordError(
             volume=rec.volume, reason='%s refers to %s, its record to %s. '

@@ -18,6 +18,7 @@ import os
 import stat
 
 from cinder_lustre import exception
+from cinder_lustre import qcow2
 from cinder_lustre import qemu_img
 from cinder_lustre import space
 from cinder_lustre import worker
@@ -106,23 +107,20 @@ def checked_size(path, layer, backing_fmt=None):
             'Nothing was read from it; check where it came from.' % path)
     if layer['format'] == 'raw':
         return status.st_size
-    image = qemu_img.info(path, layer['format'])
-    details = image.get('format-specific', {}).get('data', {})
-    if (image.get('backing-filename') != layer['parent'] or
-            'data-file' in details or 'data-file-raw' in details):
+    header = qcow2.read_header(path)
+    if header.backing != layer['parent'] or header.data_file is not None:
         raise exception.RecordError(
             volume=os.path.basename(path), reason='%s refers to %s, its '
             'record to %s. Nothing was read from it; check where the file '
-            'came from.' % (path, details.get('data-file') or
-                            image.get('backing-filename'), layer['parent']))
-    if backing_fmt not in (None, image.get('backing-filename-format')):
+            'came from.' % (path, header.data_file or header.backing,
+                            layer['parent']))
+    if backing_fmt not in (None, header.backing_fmt):
         raise exception.RecordError(
             volume=os.path.basename(path), reason='%s calls %s, below it, a '
             '%s image, its record a %s one. Nothing was read from it; check '
             'where the file came from.' % (
-                path, layer['parent'], image.get('backing-filename-format'),
-                backing_fmt))
-    return image['virtual-size']
+                path, layer['parent'], header.backing_fmt, backing_fmt))
+    return header.size
 
 
 def create_file(path):

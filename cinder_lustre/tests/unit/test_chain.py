@@ -1287,7 +1287,7 @@ class TrustTestCase(ChainTestCase):
         # A file that is no qcow2 any more is not read as something else.
         with open(self.share.path(BASE), 'r+b') as stream:
             stream.write(b'raw content')
-        self.assertRaises(exception.CommandFailed, chain.describe, self.root,
+        self.assertRaises(exception.RecordError, chain.describe, self.root,
                           VOLUME)
         with open(self.share.path(BASE), 'r+b') as stream:
             stream.write(b'QFI\xfb\x00\x00\x00\x03\x00\x00\x00')
