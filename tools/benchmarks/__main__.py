@@ -20,7 +20,8 @@ import signal
 from cinder import monkey_patch
 
 # The modules by command.
-COMMANDS = {'backup': 'benchmarks.backup', 'volumes': 'benchmarks.volume'}
+COMMANDS = {'api': 'benchmarks.api', 'backup': 'benchmarks.backup',
+            'volumes': 'benchmarks.volume'}
 
 
 def main():

@@ -125,7 +125,8 @@ def write_all(lab, development_fstypes):
         'extra': string.Template(extra).substitute(values)})
         for name, (module, processes, threads, extra) in (
             UWSGI | (NOVA_UWSGI if lab.nova else {})).items()}
-    for name in ('cinder.conf', 'glance-api.conf', 'keystone.conf'):
+    for name in ('cinder.conf', 'clouds.yaml', 'glance-api.conf',
+                 'keystone.conf'):
         texts[name] = _render(name, values)
     texts['rootwrap.conf'] = _render(
         'rootwrap.conf', values | {'filters': f'{lab.link}/etc/rootwrap.d'})
@@ -161,6 +162,7 @@ def _values(lab, development_fstypes):
         'guest_user': lab.guest_user,
         'keystone_url': lab.url('keystone'), 'glance_url': lab.url('glance'),
         'memcached': f'127.0.0.1:{lab.port("memcached")}',
+        'admin_password': lab.secret('admin'),
         'service_password': lab.secret('service'),
         'encryption_key': lab.secret('encryption'),
         'transport_url': f'rabbit://lab:{lab.secret("rabbitmq")}'

@@ -12,8 +12,10 @@
 
 """What the benchmarks make of their figures and their volumes."""
 
+import argparse
 import os
 import re
+from unittest import mock
 from xml.etree import ElementTree
 import zlib
 
@@ -21,6 +23,7 @@ import ddt
 import fixtures
 import testtools
 
+from benchmarks import api
 from benchmarks import limits
 from benchmarks import machine
 from benchmarks import page
@@ -239,3 +242,48 @@ class VolumesTestCase(testtools.TestCase):
         with open(self.path, 'rb') as stream:
             ratio = len(zlib.compress(stream.read())) / MIB
         self.assertTrue(least <= ratio <= most, ratio)
+
+
+@ddt.ddt
+class ApiTestCase(testtools.TestCase):
+    """What is said of two backends."""
+
+    @ddt.data(
+        ('/etc/clouds.yaml:lab', ('/etc/clouds.yaml', 'lab', None)),
+        ('clouds.yaml:lab:type: x', ('clouds.yaml', 'lab', 'type: x')),
+    )
+    @ddt.unpack
+    def test_backend(self, text, expected):
+        self.assertEqual(expected, api._backend(text))
+
+    @ddt.data('', '/etc/clouds.yaml', '/etc/clouds.yaml:')
+    def test_backend_without_a_cloud(self, text):
+        error = self.assertRaises(argparse.ArgumentTypeError, api._backend,
+                                  text)
+        self.assertEqual('%s names no cloud' % text, str(error))
+
+    def test_difference(self):
+        # Medians of 3.5 and 2; the pairs differ by 0, 1, 2 and 3.
+        self.assertEqual((1.5, 0.75, 2.25), api._difference(
+            [2, 3, 4, 5], [2, 2, 2, 2]))
+
+    @ddt.data(True, False)
+    def test_create(self, is_in_time):
+        volumes = mock.Mock()
+        if not is_in_time:
+            volumes.wait_for_status.side_effect = ValueError()
+        cloud = mock.Mock(block_storage=volumes)
+        with (mock.patch.object(api.config, 'OpenStackConfig'),
+              mock.patch.object(api.openstack.connection, 'Connection',
+                                return_value=cloud)):
+            backend = api._Backend('first', 'clouds.yaml', 'lab', 'lustre')
+        if is_in_time:
+            self.assertLessEqual(0, backend.create(3))
+        else:
+            self.assertRaises(ValueError, backend.create, 3)
+        volumes.create_volume.assert_called_once_with(
+            name='bench', size=3, volume_type='lustre')
+        # Nothing stays behind.
+        created = volumes.create_volume.return_value
+        volumes.delete_volume.assert_called_once_with(created)
+        self.assertEqual(created, volumes.wait_for_delete.call_args.args[0])
