@@ -390,6 +390,9 @@ def _locked(root, volume, create, shared, patient):
             worker.progress(None)
             time.sleep(_FENCE_POLL)
             continue
+        except BaseException:
+            os.close(descriptor)
+            raise
         # A deleted volume takes its lock along; this one may be a ghost.
         if os.fstat(descriptor).st_nlink:
             break

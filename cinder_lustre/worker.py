@@ -249,8 +249,8 @@ class Worker:
         child = _Child(self, probe)
         self._enter(child, timeout)
         try:
-            # Neither what root runs nor what has descriptors of a caller is
-            # used again, nor what works on two shares.
+            # Neither what cannot be killed nor what has descriptors of a
+            # caller is used again, nor what works on two shares.
             child.reusable = kill and not pass_fds and not self._parts
             if not (child.reusable and self._take_idle(child)):
                 self._start(child, pass_fds)
@@ -298,7 +298,7 @@ class Worker:
             child.channel.settimeout(timeout)
             answer = self._converse(child, request, on_progress)
         except _Silence:
-            child.channel.close()
+            self._hang_up(child)
             self._give_up(child, kill)
             raise exception.ShareUnavailable(
                 share=self.share,
@@ -307,20 +307,25 @@ class Worker:
         except BaseException:
             # The caller's own end: the child stops when it finds the
             # connection closed.
-            child.channel.close()
+            self._hang_up(child)
             self._reap(child, _KILL_GRACE)
             raise
         if not self._keep(child, answer):
-            child.channel.close()
+            self._hang_up(child)
             # To close its files may take a child as long as to work on them.
             self._reap(child, timeout)
         return answer
 
+    @staticmethod
+    def _hang_up(child):
+        # A fork may have the connection, too, and keep it open.
+        child.channel.shutdown(socket.SHUT_RDWR)
+        child.channel.close()
+
     def _keep(self, child, answer):
         """Let a process wait for the next call, if it is fit for that."""
-        # An error that nobody foresaw may have left anything.
-        if not child.reusable or answer is None or (
-                'traceback' in answer.get('error', ())):
+        # An error may have left anything, as a file of the share.
+        if not child.reusable or answer is None or 'error' in answer:
             return False
         with _changed:
             if len(self._idle) >= MAX_IDLE:
@@ -493,12 +498,10 @@ def _main():
     root.addHandler(_ParentHandler())
     root.setLevel(logging.DEBUG)
     with _channel.makefile('rb') as requests:
-        for request in requests:
-            try:
+        # The parent that gives up, and says so, breaks the connection.
+        with contextlib.suppress(ConnectionError):
+            for request in requests:
                 _send(_answer(json.loads(request)))
-            except BrokenPipeError:
-                # The parent has given up, and has said so.
-                return
 
 
 def _answer(request):

@@ -20,6 +20,7 @@ temporary files, mounts and processes.
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import mmap
 import os
@@ -49,6 +50,7 @@ from cinder_lustre.brick import nbd
 from cinder_lustre import check
 from cinder_lustre.tests.functional import site as sites
 from cinder_lustre.volume.drivers import lustre
+from cinder_lustre import worker
 
 CONF = config.CONF
 PATIENCE = sites.PATIENCE
@@ -344,6 +346,10 @@ class FunctionalTestCase(test.TestCase):
         return not done.returncode
 
     def _check_processes(self):
+        for each in gc.get_objects():
+            if isinstance(each, worker.Worker):
+                # Those that wait for the next call, of a driver or not.
+                each._idle.clear()
         try:
             wait_for(lambda: not processes(self.mark),
                      'these processes end: %s' % processes(self.mark))

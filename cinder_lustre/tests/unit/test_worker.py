@@ -79,6 +79,8 @@ class WorkerTestCase(testtools.TestCase):
                           'site': False, 'descriptors': 5}, found)
 
     def test_many_results_leave_nothing_behind(self):
+        # One child is kept.
+        self._run(functions.echo)
         before = len(os.listdir('/proc/self/fd'))
         for __ in range(3):
             self._run(functions.echo)
@@ -324,8 +326,6 @@ class IdleTestCase(testtools.TestCase):
 
     def test_next_call_finds_it(self):
         pid = self._pid()
-        self.assertRaises(FileNotFoundError, self.worker.run,
-                          functions.raise_os_error, 2, 'x', timeout=PATIENCE)
         self.assertEqual(pid, self._pid(probe=True))
 
     def test_others_do_not(self):
@@ -352,10 +352,15 @@ class IdleTestCase(testtools.TestCase):
         wait_until(lambda: self._ends(pid))
         self.assertNotEqual(pid, self._pid())
 
-    def test_unforeseen_error_ends_it(self):
+    @ddt.data(
+        (exception.WorkerDied, functions.raise_value_error, '?'),
+        (FileNotFoundError, functions.raise_os_error, 2, 'x'),
+    )
+    @ddt.unpack
+    def test_error_ends_it(self, error, func, *args):
         pid = self._pid()
-        self.assertRaises(exception.WorkerDied, self.worker.run,
-                          functions.raise_value_error, '?', timeout=PATIENCE)
+        self.assertRaises(error, self.worker.run, func, *args,
+                          timeout=PATIENCE)
         wait_until(lambda: self._ends(pid))
         self.assertNotEqual(pid, self._pid())
 
@@ -377,6 +382,17 @@ class IdleTestCase(testtools.TestCase):
         pid = self._pid()
         self.worker = None
         wait_until(lambda: self._ends(pid))
+
+    def test_end_although_a_fork_has_the_connection(self):
+        self._pid()
+        fork = os.fork()
+        if not fork:
+            signal.pause()
+        self.addCleanup(os.waitpid, fork, 0)
+        self.addCleanup(os.kill, fork, signal.SIGKILL)
+        self.assertRaises(FileNotFoundError, self.worker.run,
+                          functions.raise_os_error, 2, 'x', timeout=PATIENCE)
+        self.assertEqual([], self.worker.stuck)
 
     def test_none_of_a_parent_in_a_fork(self):
         pid = self._pid()
