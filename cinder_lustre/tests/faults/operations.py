@@ -286,10 +286,10 @@ OPERATIONS = {
         21,
         _volume('raw'), _copied(None, 'raw', SIZE + MIB)),
     'copy snapshot to raw thick': Operation(
-        22,
+        21,
         _volume('raw', ONE, TWO), _copied(TWO, 'raw', thick=True)),
     'copy qcow2 to qcow2': Operation(
-        24,
+        22,
         _volume('qcow2', ONE), _copied(None, 'qcow2')),
     'extend raw': Operation(
         13,
@@ -299,16 +299,16 @@ OPERATIONS = {
         _volume('raw', thick=True),
         _called(chain.extend, VOLUME, 2 * SIZE)),
     'extend qcow2': Operation(
-        15,
+        13,
         _volume('qcow2'), _called(chain.extend, VOLUME, 2 * SIZE)),
     'extend with snapshot': Operation(
-        15,
+        13,
         _volume('raw', ONE), _called(chain.extend, VOLUME, 2 * SIZE)),
     'first snapshot': Operation(
         20,
         _volume('raw'), _called(chain.create_snapshot, VOLUME, ONE)),
     'second snapshot': Operation(
-        22,
+        20,
         _volume('qcow2', ONE), _called(chain.create_snapshot, VOLUME,
                                        TWO)),
     'delete only snapshot': Operation(
@@ -327,7 +327,7 @@ OPERATIONS = {
         _volume('qcow2', ONE, TWO, thick=True),
         _called(chain.delete_snapshot, VOLUME, TWO)),
     'revert': Operation(
-        28,
+        27,
         _volume('raw', ONE, TWO), _called(chain.revert, VOLUME, TWO)),
     'delete': Operation(
         13,
@@ -340,7 +340,7 @@ OPERATIONS = {
         31, _after(_volume('qcow2'), _file('raw')), _load('raw'),
         foreign=FILE),
     'grow raw': Operation(3, _shortened('raw'), _describe),
-    'grow qcow2': Operation(6, _shortened('qcow2'), _describe),
+    'grow qcow2': Operation(3, _shortened('qcow2'), _describe),
     'repeat create': Operation(
         24,
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'qcow2',
@@ -350,11 +350,11 @@ OPERATIONS = {
         _interrupted(_volume('raw'), layers, 'sync', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover extend qcow2': Operation(
-        9,
+        7,
         _interrupted(_volume('qcow2'), layers, 'sync', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover snapshot': Operation(
-        8,
+        7,
         _interrupted(_volume('raw', ONE), layers, 'sync', 1,
                      chain.create_snapshot, TWO), _describe),
     'recover merge at commit': Operation(
@@ -366,11 +366,11 @@ OPERATIONS = {
         _interrupted_merge(layers, 'sync', 2, chain.delete_snapshot, TWO),
         _describe),
     'recover merge at remove': Operation(
-        9,
+        7,
         _interrupted_merge(os, 'unlink', 1, chain.delete_snapshot, TWO),
         _describe),
     'recover revert': Operation(
-        9,
+        7,
         _interrupted(_volume('qcow2', ONE), os, 'rename', 2, chain.revert,
                      ONE), _describe),
     'delete after a killed merge': Operation(
@@ -393,7 +393,7 @@ OPERATIONS = {
     'convert raw to qcow2': Operation(
         31, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
     'convert qcow2 to raw': Operation(
-        31, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
+        30, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
     'convert thin to thick': Operation(
         30, _volume('raw'), _called(chain.convert, VOLUME, 'raw', True)),
     'revert past a layer left': Operation(
@@ -407,30 +407,30 @@ OPERATIONS = {
         11, _nameless,
         _called(adoption.name_snapshot, VOLUME, TWO, overlay(ONE))),
     'adopt': Operation(
-        17, _after(_two, _without_record), _adopt, first=_adopt),
+        15, _after(_two, _without_record), _adopt, first=_adopt),
     'manage raw file': Operation(
         17, _file('raw'), _managed('raw'), foreign=FILE,
         between=_made_private),
     'manage qcow2 file': Operation(
-        19, _file('qcow2'), _managed('qcow2'), foreign=FILE,
+        18, _file('qcow2'), _managed('qcow2'), foreign=FILE,
         between=_made_private),
     'take over': Operation(
-        28, _two, _taken_over(SIZE), known=(OTHER,)),
+        26, _two, _taken_over(SIZE), known=(OTHER,)),
     'take over and grow': Operation(
-        41, _two, _taken_over(2 * SIZE), known=(OTHER,),
+        38, _two, _taken_over(2 * SIZE), known=(OTHER,),
         between=_called(chain.extend, VOLUME, 2 * SIZE)),
     'begin snapshot': Operation(
-        16, _volume('raw', ONE), _called(chain.begin_snapshot, VOLUME, TWO)),
+        15, _volume('raw', ONE), _called(chain.begin_snapshot, VOLUME, TWO)),
     'settle snapshot not made': Operation(8, _snapshot_begun, _settle),
     'settle snapshot': Operation(12, _guest_moved, _settle),
     'begin delete by commit': Operation(
-        8, _two, _called(chain.begin_delete_snapshot, VOLUME, ONE)),
+        6, _two, _called(chain.begin_delete_snapshot, VOLUME, ONE)),
     'settle commit not begun': Operation(27, _commit_begun, _settle),
     'settle commit': Operation(18, _committed, _settle),
     'begin delete of the latest': Operation(
         9, _three, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
     'begin delete with a layer left': Operation(
-        8, _three_left, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
+        6, _three_left, _called(chain.begin_delete_snapshot, VOLUME, THREE)),
     'settle merge of what is left not begun': Operation(
         27, _left_begun, _settle),
     'settle merge of what is left': Operation(18, _left_merged, _settle),
@@ -440,32 +440,32 @@ OPERATIONS = {
     'merge what is left': Operation(
         26, _left, _called(chain.delete_snapshot, VOLUME, THREE)),
     'recover load': Operation(
-        8, _after(_volume('qcow2'), _killed_load('convert', qemu_img)),
+        7, _after(_volume('qcow2'), _killed_load('convert', qemu_img)),
         _describe, foreign=FILE),
     'recover load at switch': Operation(
         13, _after(_volume('raw'), _killed_load('rename', os, 3)), _describe,
         foreign=FILE),
     'recover convert': Operation(
-        8, _interrupted(_volume('qcow2'), qemu_img, 'convert', 1,
+        7, _interrupted(_volume('qcow2'), qemu_img, 'convert', 1,
                         chain.convert, 'raw', True), _describe),
     'recover convert at switch': Operation(
-        14, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
+        13, _interrupted(_volume('raw'), os, 'rename', 3, chain.convert,
                          'qcow2', False), _describe),
     'recover revert past a layer left': Operation(
-        15, _interrupted(_left, os, 'unlink', 2, chain.revert, ONE),
+        14, _interrupted(_left, os, 'unlink', 2, chain.revert, ONE),
         _describe),
     'recover manage': Operation(
-        9, _after(_file('qcow2'), lambda share: _kill(
+        7, _after(_file('qcow2'), lambda share: _kill(
             layers, 'grow', 1, adoption.manage, share.root, FILE, VOLUME,
             'qcow2', SIZE)), _describe),
     'recover take over': Operation(
-        15, _after(_two, _killed_take_over), _called(chain.describe, OTHER),
+        13, _after(_two, _killed_take_over), _called(chain.describe, OTHER),
         known=(OTHER,)),
     'recover settled commit': Operation(
-        8, _interrupted(_committed, os, 'unlink', 1, chain.settle),
+        7, _interrupted(_committed, os, 'unlink', 1, chain.settle),
         _describe),
     'recover settled merge of what is left': Operation(
-        8, _interrupted(_left_merged, os, 'unlink', 1, chain.settle),
+        7, _interrupted(_left_merged, os, 'unlink', 1, chain.settle),
         _describe),
     'recover commit not begun': Operation(
         22, _interrupted(_commit_begun, qemu_img, 'rebase', 1, chain.settle),

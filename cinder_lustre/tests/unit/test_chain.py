@@ -680,7 +680,7 @@ class DescribeTestCase(ChainTestCase):
         with self.fake_qemu_img(
                 'case $1 in commit) read line < %s; esac; '
                 'exec "$REAL" "$@"' % gate):
-            self.killed(qemu_img, '_watch', 2, chain.delete_snapshot, VOLUME,
+            self.killed(qemu_img, '_watch', 1, chain.delete_snapshot, VOLUME,
                         ONE)
         with mock.patch.object(record, '_FENCE_WAIT', 0):
             error = self.assertRaises(exception.VolumeBusy, chain.describe,
