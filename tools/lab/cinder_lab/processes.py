@@ -58,6 +58,11 @@ def stat(pid):
     return (PROC / str(pid) / 'stat').read_text().rpartition(')')[2].split()
 
 
+def waits_in(pid):
+    """The function of the kernel in which a process sleeps."""
+    return (PROC / str(pid) / 'wchan').read_text()
+
+
 def command(pid):
     try:
         words = (PROC / str(pid) / 'cmdline').read_bytes().split(b'\0')

@@ -14,7 +14,9 @@
 
 import datetime
 import os
+import socket
 import subprocess
+import time
 
 import testtools
 
@@ -30,9 +32,9 @@ class StuckTestCase(testtools.TestCase):
         # No lab has such a number, and no other run of this test.
         self.base = f'{os.getpid()}2'
 
-    def _start(self, name):
+    def _start(self, name, stdin=subprocess.PIPE):
         child = subprocess.Popen(
-            ['sh', '-c', 'echo; read line', name], stdin=subprocess.PIPE,
+            ['sh', '-c', 'echo; read line', name], stdin=stdin,
             stdout=subprocess.PIPE, start_new_session=True,
             env={'PATH': os.environ['PATH'], processes.MARK: self.base})
         self.addCleanup(child.communicate)
@@ -45,6 +47,18 @@ class StuckTestCase(testtools.TestCase):
         self.assertEqual({}, lost_ost.stuck(self.base, -1))
         pid = self._start('cinder_lustre.worker')
         self.assertEqual({pid: [pid]}, lost_ost.stuck(self.base, -1))
+
+    def test_those_that_wait_for_a_call_do_not_count(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = self._start('cinder_lustre.worker', theirs)
+        # It ends with this.
+        self.addCleanup(ours.close)
+        deadline = time.monotonic() + 60
+        while processes.waits_in(pid) != lost_ost.KEPT:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        self.assertEqual({}, lost_ost.stuck(self.base, -1))
 
     def test_only_old_ones_count(self):
         self._start('cinder_lustre.worker')
