@@ -15,8 +15,8 @@
 A backend is FILE:CLOUD or FILE:CLOUD:TYPE: a clouds.yaml, a cloud in it, and a
 volume type of that; both may be types of one cloud. The lab writes a file:
 
-    bench api /var/lib/lab/etc/clouds.yaml:lab:lustre \\
-        /var/lib/nfs/etc/clouds.yaml:lab:lustre
+    bench api /var/lib/lab/etc/clouds.yaml:lab:lustre1 \\
+        /var/lib/nfs/etc/clouds.yaml:lab:lustre1
 
 Volumes are created in turn, now by the one and now by the other, and each is
 gone before the next one begins. What is measured begins with the request and
