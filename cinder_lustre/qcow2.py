@@ -70,10 +70,9 @@ def read_header(path):
         if data_file is None and features & _DATA_FILE_FEATURE:
             data_file = b''
         return Header(size, *(
-            each and os.fsdecode(each) for each in (
+            None if name is None else os.fsdecode(name) for name in (
                 cluster[offset:offset + length] or None,
-                extensions.get(_BACKING_FORMAT))),
-            data_file=None if data_file is None else os.fsdecode(data_file))
+                extensions.get(_BACKING_FORMAT), data_file)))
     except (ValueError, struct.error) as exc:
         raise exception.RecordError(
             volume=os.path.basename(path), reason='%s is not a whole qcow2 '

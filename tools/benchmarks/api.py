@@ -92,14 +92,12 @@ def run(args):
     backends = [_Backend(name, *found) for name, found in (
         ('first', args.first), ('second', args.second))]
     results = report.Results('backend')
-    taken = {backend.name: [] for backend in backends}
     for backend in backends:
         # What only the first volume costs is no matter of the others.
         backend.create(args.size)
     for number in range(args.repeat):
         for backend in backends[::-1 if number % 2 else 1]:
             seconds = backend.create(args.size)
-            taken[backend.name].append(seconds)
             results.add((backend.name,), 'create',
                         machine.Measured(seconds, 0))
             print('%d of %d, %s: %.3f s' % (number + 1, args.repeat,
@@ -108,7 +106,7 @@ def run(args):
     rows = list(results.rows(lambda case, tool: {}))
     for line in report.table(_COLUMNS, rows):
         print(line)
-    difference = _difference(*taken.values())
+    difference = _difference(*(row['runs'] for row in rows))
     print('The first takes %+.3f s more than the second (difference of the '
           'medians); half of the pairs lie between %+.3f and %+.3f s.'
           % difference)
