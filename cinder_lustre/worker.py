@@ -19,8 +19,8 @@ child, waits for its answer and gives up when the child stays silent for too
 long. A child that cannot be killed opens the breaker: nothing new is started
 on that share until it has gone. As all that are at work when a server goes
 away may hang, only so many work at once, and none is added to a silent one.
-To start Python takes longer than most functions: a few children are kept for
-what comes next, without any file of the share.
+To start Python takes longer than most functions: children are kept for what
+comes next, without any file of the share.
 """
 
 import contextlib
@@ -44,8 +44,6 @@ LOG = logging.getLogger(__name__)
 # How many children may work on one share at once, and so how many can hang
 # when one of its servers goes away; a probe comes on top.
 MAX_CHILDREN = 10
-# How many children without work are kept for one share.
-MAX_IDLE = 4
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
@@ -328,8 +326,6 @@ class Worker:
         if not child.reusable or answer is None or 'error' in answer:
             return False
         with _changed:
-            if len(self._idle) >= MAX_IDLE:
-                return False
             self._idle.append((child.proc, child.channel))
         return True
 

@@ -40,7 +40,7 @@ def count(directory, func, *args):
             sys.executable, costs.__name__, _MOUNTINFO, log))
     os.chmod(program, 0o700)
     # What is kept for later calls does not count, and writes no counts.
-    with (mock.patch.object(worker, 'MAX_IDLE', 0),
+    with (mock.patch.object(worker.Worker, '_keep', return_value=False),
           mock.patch.object(worker.Worker, '_take_idle', return_value=False),
           mock.patch.object(worker, 'sys', types.SimpleNamespace(
               executable=program))):

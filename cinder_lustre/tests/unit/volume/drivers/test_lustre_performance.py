@@ -181,7 +181,7 @@ class LustreDriverPerformanceTestCase(test_lustre.DriverTestCase):
     def _use_children(self):
         """Let the worker start processes, and count there."""
         # A process that waits for more work has not written its counts.
-        self.patch('cinder_lustre.worker.MAX_IDLE', 0)
+        self.patch('cinder_lustre.worker.Worker._keep', return_value=False)
         self.patch('sys.executable', self._add_command(
             'python', 'exec %s -S -m %s %s %s %s' % (
                 sys.executable, costs.__name__, self.base, self._mountinfo,
