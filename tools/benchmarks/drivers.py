@@ -27,6 +27,7 @@ from cinder import context
 from cinder import coordination
 from cinder.db import api as db
 from cinder.db import migration
+from cinder.image import image_utils
 from cinder.objects import fields
 from cinder import privsep
 from cinder import rpc
@@ -238,8 +239,13 @@ class Driver:
         self._made(volume, self._of(volume).create_volume_from_snapshot(
             volume, snapshot))
 
+    def fetched(self, images):
+        """Within this, there is an image as the manager downloads it."""
+        return image_utils.TemporaryImages.fetch(images, self.context,
+                                                 images.meta['id'])
+
     def create_from_image(self, volume, images):
-        """As the manager does where the driver cannot clone an image."""
+        """As the manager does with an image that was downloaded."""
         self.create(volume)
         self._of(volume).copy_image_to_volume(
             self.context, volume, images, images.meta['id'])

@@ -23,7 +23,7 @@ SWEEP = tuple(itertools.product(
     (('-m', '1'), ('-m', '8'), ('-m', '4', '-W'), ('-m', '8', '-W'),
      ('-m', '16', '-W')),
     ('none', 'writeback')))
-QUICK_SWEEP = ((('-m', '8', '-W'), 'none'), (('-m', '8'), 'writeback'))
+SHORT_SWEEP = ((('-m', '8', '-W'), 'none'), (('-m', '8'), 'writeback'))
 
 
 def _run(*command):
@@ -104,15 +104,17 @@ class Commands:
 
 
 class Copy:
-    """A copy of a file that leaves holes where there are some."""
+    """A copy of a file that leaves holes where there are some.
 
-    name = 'cp'
+    :param sparse: "never" to write zeros there instead
+    """
 
-    @staticmethod
-    def copy(source, target, fmt='raw'):
-        if fmt != 'raw':
-            raise NotImplementedError()
-        _run('cp', '--sparse=auto', '--reflink=never', source, target)
+    def __init__(self, sparse='auto'):
+        self._sparse = '--sparse=' + sparse
+        self.name = 'cp ' + self._sparse
+
+    def copy(self, source, target, fmt='raw'):
+        _run('cp', self._sparse, '--reflink=never', source, target)
 
 
 class Dd:
@@ -122,8 +124,6 @@ class Dd:
 
     @staticmethod
     def copy(source, target, fmt='raw'):
-        if fmt != 'raw':
-            raise NotImplementedError()
         _run('dd', 'if=' + source, 'of=' + target, 'bs=1M', 'conv=sparse',
              'status=none')
         os.truncate(target, os.path.getsize(source))

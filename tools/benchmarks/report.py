@@ -46,7 +46,10 @@ class Results:
         :param compare: gives, for a case and a tool, what other tools took,
                         by their names
         """
-        for key, runs in self._runs.items():
+        cases = list(dict.fromkeys(key[:-1] for key in self._runs))
+        # Tools may have had their turns at several cases in between.
+        for key, runs in sorted(self._runs.items(),
+                                key=lambda item: cases.index(item[0][:-1])):
             case, tool = key[:-1], key[-1]
             seconds = self.seconds(case, tool)
             first, third = quartiles([run.seconds for run in runs])

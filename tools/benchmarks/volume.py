@@ -26,6 +26,7 @@ fsyncs, and what one takes, are in the table.
 from concurrent import futures
 import functools
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -43,6 +44,11 @@ from benchmarks import volumes
 
 SUMMARY = 'volumes, snapshots, copies, images and statistics'
 _DRIVERS = ('lustre', 'nfs')
+_CLONE = 'clone'
+_FROM_SNAPSHOT = 'volume from snapshot'
+_FIRST = 'first volume from image'
+_SECOND = 'second volume from image'
+_UPLOAD = 'volume to image'
 _COLUMNS = {
     'operation': 'operation', 'case': 'case', 'tool': 'tool',
     'seconds': 'seconds', 'first_quartile': 'from', 'third_quartile': 'to',
@@ -107,10 +113,16 @@ class _Benchmark:
 
     def _in_turn(self, tools, func, *args):
         """Repeat a case by all tools, each time in another order."""
+        self._shuffled([functools.partial(func, tool, *args)
+                        for tool in tools])
+
+    def _shuffled(self, steps):
+        """Repeat steps, so that none always follows the same other one."""
         for number in range(self._args.repeat):
-            first = number % len(tools)
-            for tool in tools[first:] + tools[:first]:
-                func(tool, *args)
+            order = random.Random(number).sample(steps, len(steps))
+            # The first repetition is as the rows of the table.
+            for step in order if number else steps:
+                step()
 
     def _say(self, text):
         print('%4.0f s: %s' % (time.monotonic() - self._started, text),
@@ -128,12 +140,21 @@ class _Benchmark:
         func(*args)
         self._add(operation, case, tool, time.monotonic() - started)
 
-    def _time_copy(self, operation, case, tool, func, *args):
-        """Measure until the copy is on the disk."""
+    def _copy_seconds(self, func, *args):
+        """The time until a copy is on the disk."""
         machine.sync(self._directory)
         machine.drop_caches()
-        self._add(operation, case, tool,
-                  machine.timed(self._directory, func, *args))
+        return machine.timed(self._directory, func, *args)
+
+    def _time_copy(self, operation, case, tool, func, *args):
+        self._add(operation, case, tool, self._copy_seconds(func, *args))
+
+    def _time_plain(self, operations, case, tool, source, target, fmt='raw'):
+        """Measure a command that may be the limit of some operations."""
+        seconds = self._copy_seconds(tool.copy, source, target, fmt)
+        os.unlink(target)
+        for operation in operations:
+            self._add(operation, case, tool, seconds)
 
     def _count(self, operation, case, tool, func, *args):
         """Call a driver once more, and count."""
@@ -192,119 +213,126 @@ class _Benchmark:
             note('connect with snapshots', depth, tool, tool.connect, volume)
         note('delete snapshot', depth, tool, tool.delete_snapshot, snapshot)
 
-    @functools.cached_property
-    def _copies(self):
-        sweep = limits.QUICK_SWEEP if self._args.quick else limits.SWEEP
+    @property
+    def _target(self):
+        return os.path.join(self._commands.path, 'target')
+
+    @staticmethod
+    def _copies(sweep):
         return [limits.Copy(), limits.Dd()] + [
             limits.Convert(*settings) for settings in sweep]
 
-    def _contents(self):
+    def _contents(self, directory):
         """Make a file of each size and fill, for the time of a step.
 
-        :returns: its path, its size in GiB, and what the case is called
+        :returns: its path, its checksum, its size in GiB, and what the case
+                  is called
         """
-        path = os.path.join(self._local, 'content')
+        path = os.path.join(directory, 'content')
         for size in self._args.size:
             for fill in self._args.fill:
                 self._say('making %d GiB, %s' % (size, fill))
                 volumes.create(path, size << 30, fill)
-                yield path, size, '%d GiB %s' % (size, fill)
+                yield (path, volumes.fingerprint(path), size,
+                       '%d GiB %s' % (size, fill))
         os.unlink(path)
+
+    @staticmethod
+    def _filled(driver, content, size):
+        volume = driver.new_volume(size)
+        driver.create(volume)
+        limits.Copy().copy(content, driver.file_of(volume))
+        return volume
 
     def measure_copies(self):
         """Clone volumes, and create them from snapshots."""
-        for content, size, case in self._contents():
-            expected = volumes.fingerprint(content)
-            plain = os.path.join(self._commands.path, 'source')
-            shutil.move(content, plain)
-            sources = {}
+        copies = self._copies(limits.SHORT_SWEEP if self._args.quick
+                              else limits.SWEEP)
+        for content, expected, size, case in self._contents(
+                self._commands.path):
+            steps = []
+            sources = []
             for driver in self._drivers:
-                source = driver.new_volume(size)
-                driver.create(source)
-                limits.Copy.copy(plain, driver.file_of(source))
-                sources[driver.name] = source
-            self._in_turn(self._drivers + self._copies, self._copy, 'clone',
-                          case, size, plain, expected, sources)
-            for driver in self._drivers:
-                snapshot = driver.new_snapshot(sources[driver.name])
+                source = self._filled(driver, content, size)
+                snapshot = driver.new_snapshot(
+                    self._filled(driver, content, size))
                 driver.create_snapshot(snapshot)
-                sources[driver.name] = snapshot
-            self._in_turn(self._drivers + self._copies, self._copy,
-                          'volume from snapshot', case, size, plain, expected,
-                          sources)
-            for driver in self._drivers:
-                snapshot = sources[driver.name]
-                volume = snapshot.volume
+                sources.append((driver, source, snapshot))
+                steps += [
+                    functools.partial(self._fill, driver, operation, case,
+                                      size, expected, func, what)
+                    for operation, func, what in (
+                        (_CLONE, driver.clone, source),
+                        (_FROM_SNAPSHOT, driver.create_from_snapshot,
+                         snapshot))]
+            steps += [
+                functools.partial(self._time_plain, (_CLONE, _FROM_SNAPSHOT),
+                                  case, tool, content, self._target)
+                for tool in copies]
+            self._shuffled(steps)
+            for driver, source, snapshot in sources:
+                driver.delete(source)
                 driver.delete_snapshot(snapshot)
-                driver.delete(volume)
-            shutil.move(plain, content)
+                driver.delete(snapshot.volume)
 
-    def _copy(self, tool, operation, case, size, plain, expected, sources):
-        if tool not in self._drivers:
-            target = os.path.join(self._commands.path, 'target')
-            self._time_copy(operation, case, tool, tool.copy, plain, target)
-            self._verify(target, expected, operation, tool)
-            os.unlink(target)
-            return
-        volume = tool.new_volume(size)
-        func = (tool.clone if operation == 'clone' else
-                tool.create_from_snapshot)
-        self._time_copy(operation, case, tool, func, volume,
-                        sources[tool.name])
-        self._verify(tool.file_of(volume), expected, operation, tool)
-        tool.delete(volume)
-
-    @staticmethod
-    def _verify(path, expected, operation, tool):
-        if volumes.fingerprint(path) != expected:
+    def _fill(self, driver, operation, case, size, expected, func, source):
+        """Measure how a driver makes a volume from something."""
+        volume = driver.new_volume(size)
+        self._time_copy(operation, case, driver, func, volume, source)
+        if volumes.fingerprint(driver.file_of(volume)) != expected:
             raise RuntimeError('What "%s" by %s has made differs from its '
-                               'source.' % (operation, tool.name))
+                               'source.' % (operation, driver.name))
+        driver.delete(volume)
 
     def measure_images(self):
         """Fill two volumes from an image, and upload one."""
-        for content, size, case in self._contents():
-            expected = volumes.fingerprint(content)
-            self._in_turn(self._drivers + self._copies, self._download,
-                          case, size, content, expected)
-            sources = {}
-            for driver in self._drivers:
-                source = driver.new_volume(size)
-                driver.create(source)
-                limits.Copy.copy(content, driver.file_of(source))
-                sources[driver.name] = driver.file_of(source), source
-            for tool in self._copies:
-                sources[tool.name] = sources['lustre']
-            for fmt in ('raw', 'qcow2'):
-                self._in_turn(self._drivers + [
-                    tool for tool in self._copies
-                    if fmt == 'raw' or isinstance(tool, limits.Convert)],
-                    self._upload, '%s %s' % (case, fmt), fmt, sources)
-            for driver in self._drivers:
-                driver.delete(sources[driver.name][1])
-
-    def _download(self, tool, case, size, content, expected):
-        for operation in ('first volume from image',
-                          'second volume from image'):
-            if tool in self._drivers:
-                volume = tool.new_volume(size)
-                self._time_copy(operation, case, tool, tool.create_from_image,
-                                volume, drivers.Images(content, 'raw'))
-                self._verify(tool.file_of(volume), expected, operation, tool)
-                tool.delete(volume)
-            else:
-                target = os.path.join(self._commands.path, 'target')
-                self._time_copy(operation, case, tool, tool.copy, content,
-                                target)
-                os.unlink(target)
-
-    def _upload(self, tool, case, fmt, sources):
-        path, volume = sources[tool.name]
         image = os.path.join(self._local, 'image')
-        if tool in self._drivers:
-            args = tool.upload, volume, drivers.Images(image, fmt)
-        else:
-            args = tool.copy, path, image, fmt
-        self._time_copy('volume to image', case, tool, *args)
+        copies = self._copies(limits.SHORT_SWEEP)
+        for content, expected, size, case in self._contents(self._local):
+            steps = []
+            sources = []
+            for driver in self._drivers:
+                source = self._filled(driver, content, size)
+                sources.append((driver, source))
+                steps += [
+                    functools.partial(self._fill_fetched, driver, case, size,
+                                      content, expected),
+                    # As the manager does that keeps a first one.
+                    functools.partial(self._fill, driver, _SECOND, case, size,
+                                      expected, driver.clone, source)]
+                steps += [functools.partial(self._upload, driver, case, fmt,
+                                            source, image)
+                          for fmt in ('raw', 'qcow2')]
+            # A download leaves no holes.
+            fetched = os.path.join(self._local, 'fetched')
+            limits.Copy('never').copy(content, fetched)
+            plain = driver.file_of(source)
+            steps += [
+                functools.partial(self._time_plain, (operation,), case, tool,
+                                  path, self._target)
+                for tool in copies
+                for operation, path in ((_FIRST, fetched), (_SECOND, plain))]
+            uploads = [(limits.Copy('never'), 'raw')] + [
+                (tool, 'qcow2') for tool in copies
+                if isinstance(tool, limits.Convert)]
+            steps += [
+                functools.partial(self._time_plain, (_UPLOAD,),
+                                  '%s %s' % (case, fmt), tool, plain, image,
+                                  fmt)
+                for tool, fmt in uploads]
+            self._shuffled(steps)
+            for driver, source in sources:
+                driver.delete(source)
+
+    def _fill_fetched(self, driver, case, size, content, expected):
+        images = drivers.Images(content, 'raw')
+        with driver.fetched(images):
+            self._fill(driver, _FIRST, case, size, expected,
+                       driver.create_from_image, images)
+
+    def _upload(self, driver, case, fmt, source, image):
+        self._time_copy(_UPLOAD, '%s %s' % (case, fmt), driver,
+                        driver.upload, source, drivers.Images(image, fmt))
         os.unlink(image)
 
     def measure_statistics(self):

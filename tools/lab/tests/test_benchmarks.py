@@ -186,7 +186,7 @@ class LimitsTestCase(testtools.TestCase):
             self.assertEqual([], os.listdir(commands.path))
 
     @ddt.data(limits.Copy(), limits.Dd(),
-              *(limits.Convert(*each) for each in limits.QUICK_SWEEP))
+              *(limits.Convert(*each) for each in limits.SHORT_SWEEP))
     def test_copies(self, tool):
         source, target = (os.path.join(self.directory, name)
                           for name in ('source', 'target'))
@@ -196,6 +196,13 @@ class LimitsTestCase(testtools.TestCase):
         self.assertEqual(volumes.fingerprint(source),
                          volumes.fingerprint(target))
         self.assertLess(machine.allocated(target), 2 * MIB)
+
+    def test_copy_without_holes(self):
+        source, target = (os.path.join(self.directory, name)
+                          for name in ('source', 'target'))
+        volumes.create(source, 9 * MIB)
+        limits.Copy('never').copy(source, target)
+        self.assertLessEqual(9 * MIB, machine.allocated(target))
 
 
 @ddt.ddt
