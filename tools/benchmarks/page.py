@@ -26,7 +26,7 @@ th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
 svg text { font: 12px sans-serif; }
 '''
 _WIDTH, _LABEL, _BAR = 860, 260, 18
-_HEIGHT, _MARGIN = 300, 60
+_HEIGHT, _MARGIN, _LINE = 300, 60, 14
 
 
 def _text(x, y, text, anchor='start'):
@@ -98,6 +98,7 @@ def lines(rows, colours):
     for case in cases:
         x, y = place(case, 10 ** bottom)
         parts.append(_text(x, y + 18, '%g' % case, 'middle'))
+    ends = []
     for tool in dict.fromkeys(row['tool'] for row in rows):
         points = [place(row['case'], row['seconds'])
                   for row in sorted(rows, key=lambda row: row['case'])
@@ -107,8 +108,13 @@ def lines(rows, colours):
                          '%.1f,%.1f' % point for point in points)))
         parts += ['<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>' % (
             *point, colours[tool]) for point in points]
-        x, y = points[-1]
-        parts.append(_text(x + 8, y + 4, tool))
+        ends.append((*points[-1], tool))
+    free = 0
+    for x, y, tool in sorted(ends, key=lambda end: end[1]):
+        # Lines may end in one point.
+        free = max(y + 4, free)
+        parts.append(_text(x + 8, free, tool))
+        free += _LINE
     return _svg(_HEIGHT, parts)
 
 

@@ -162,6 +162,14 @@ class PageTestCase(testtools.TestCase):
         self.assertAlmostEqual(y[1] - y[0], y[2] - y[1], 0)
         self.assertLess(y[2], y[0])
 
+    def test_lines_that_end_in_one_point(self):
+        plot = ElementTree.fromstring(page.lines(self.rows(
+            (10, 'ours', 1), (100, 'ours', 2), (10, 'theirs', 2),
+            (100, 'theirs', 2)), self.COLOURS))
+        ours, theirs = (float(each.get('y')) for each in plot.iter()
+                        if each.text in self.COLOURS)
+        self.assertEqual(page._LINE, abs(ours - theirs))
+
 
 @ddt.ddt
 class LimitsTestCase(testtools.TestCase):
