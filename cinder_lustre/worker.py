@@ -19,8 +19,8 @@ child, waits for its answer and gives up when the child stays silent for too
 long. A child that cannot be killed opens the breaker: nothing new is started
 on that share until it has gone. As all that are at work when a server goes
 away may hang, only so many work at once, and none is added to a silent one.
-To start Python takes longer than most functions: children are kept for what
-comes next, without any file of the share.
+To start Python takes longer than most functions: children are kept a while for
+what comes next, without any file of the share.
 """
 
 import contextlib
@@ -45,6 +45,8 @@ LOG = logging.getLogger(__name__)
 # when one of its servers goes away; a probe comes on top.
 MAX_CHILDREN = 10
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# How long a child without work is kept (seconds).
+_MAX_IDLE = 300
 # How long a killed child may take to go before it counts as stuck (seconds).
 _KILL_GRACE = 2
 # Seconds between two signs of life of a child that has to wait.
@@ -135,7 +137,8 @@ class Worker:
         self._places = MAX_CHILDREN // 2 if parts else MAX_CHILDREN
         # Those that work on the share, of pairs too, and those given up.
         self._children = []
-        # Processes that wait for work, each with the connection to it.
+        # Processes that wait for work, each with the connection to it, and
+        # since when.
         self._idle = []
 
     @property
@@ -271,7 +274,7 @@ class Worker:
             with _changed:
                 if not self._idle:
                     return False
-                child.proc, child.channel = self._idle.pop()
+                child.proc, child.channel, _since = self._idle.pop()
             # It may have been killed; those of a parent are none of a fork.
             if child.proc.poll() is None:
                 return True
@@ -326,7 +329,16 @@ class Worker:
         if not child.reusable or answer is None or 'error' in answer:
             return False
         with _changed:
-            self._idle.append((child.proc, child.channel))
+            now = time.monotonic()
+            self._idle.append((child.proc, child.channel, now))
+            # The last one is taken first, so those that nobody needs are old.
+            old = [each for each in self._idle if now - each[2] > _MAX_IDLE]
+            del self._idle[:len(old)]
+        for proc, channel, _since in old:
+            channel.close()
+            # It works on nothing, so it goes at once.
+            proc.kill()
+            proc.wait()
         return True
 
     @staticmethod

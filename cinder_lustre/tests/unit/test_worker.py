@@ -364,20 +364,35 @@ class IdleTestCase(testtools.TestCase):
         wait_until(lambda: self._ends(pid))
         self.assertNotEqual(pid, self._pid())
 
+    def _keep(self, number):
+        """Let so many children be kept, and return their ids."""
+        directory = self.useFixture(fixtures.TempDir()).path
+        threads = []
+        for each in range(number):
+            gate = os.path.join(directory, str(each))
+            os.mkfifo(gate)
+            thread = threading.Thread(target=self.worker.run, args=(
+                functions.wait_for, gate), kwargs={'timeout': PATIENCE})
+            thread.start()
+            threads.append((thread, gate))
+        for thread, gate in threads:
+            # It works until this is opened and closed.
+            open(gate, 'w').close()
+        for thread, gate in threads:
+            thread.join(PATIENCE)
+        return [proc.pid for proc, *_ in self.worker._idle]
+
     def test_all_that_were_at_work(self):
-        gate = os.path.join(self.useFixture(fixtures.TempDir()).path, 'gate')
-        os.mkfifo(gate)
-        thread = threading.Thread(target=self.worker.run, args=(
-            functions.wait_for, gate), kwargs={'timeout': PATIENCE})
-        thread.start()
-        with open(gate, 'w'):
-            # It works until this is closed.
-            first = self._pid()
-        thread.join(PATIENCE)
-        last = self._pid()
-        self.assertNotEqual(first, last)
-        self.assertEqual([first, last],
-                         [proc.pid for proc, _ in self.worker._idle])
+        pids = self._keep(worker.MAX_CHILDREN)
+        self.assertEqual(worker.MAX_CHILDREN, len(pids))
+        self.assertEqual(sorted(pids), sorted(self._keep(len(pids))))
+
+    def test_unused_one_ends(self):
+        first, last = self._keep(2)
+        self.useFixture(fixtures.MockPatchObject(worker, '_MAX_IDLE', 0))
+        self.assertEqual(last, self._pid())
+        self.assertFalse(os.path.exists('/proc/%d' % first))
+        self.assertEqual(last, self._pid())
 
     def test_end_with_their_parent(self):
         pid = self._pid()
