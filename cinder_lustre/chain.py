@@ -86,16 +86,17 @@ def copy(root, volume, snapshot, target_root, target, fmt, size,
     return description(rec)
 
 
-def export(root, volume, snapshot, path, fmt):
+def export(root, volume, snapshot, path, fmt, compress=False):
     """Write a volume, or a snapshot of it, into a file as one flat image.
 
     :param path: a file outside the share
     :param fmt: any format that qemu-img can write
+    :param compress: compress the data, in a format that can have it so
     """
     with _reading(root, volume, snapshot) as rec:
         name = _source_name(rec, snapshot)
         qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
-                         fmt)
+                         fmt, compress=compress)
 
 
 def convert(root, volume, fmt, thick):

@@ -78,7 +78,8 @@ def create(path, fmt, size, backing=None, backing_fmt=None,
           path, str(size)], path)
 
 
-def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True):
+def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
+            compress=False):
     """Copy the contents of an image chain.
 
     :param src: the image at the top of the chain to read
@@ -88,6 +89,7 @@ def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True):
     :param empty_target: dst is an image that exists, reads as zeros and is
                          at least as large as the source
     :param sparse: do not write what reads as zeros
+    :param compress: compress the data, in a format that can have it so
     :raises: NoSpace, CommandFailed
     """
     command = ['convert', '-p', '-f', src_fmt, '-O', dst_fmt,
@@ -96,6 +98,8 @@ def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True):
         command += ['-n', '--target-is-zero']
     if not sparse:
         command += ['-S', '0']
+    if compress:
+        command.append('-c')
     _run(command + [src, dst], dst)
 
 

@@ -870,8 +870,12 @@ class LustreDriver(remotefs.RemoteFSSnapDriverDistributed):
         with image_utils.temporary_file(prefix='%s.%s' % (
                 volume.id, image_meta['id'])) as path:
             with self._frozen(context, volume) as snapshot_id:
-                self._run_on(chain.export, volume, snapshot_id, path,
-                             image_utils.fixup_disk_format(fmt))
+                self._run_on(
+                    chain.export, volume, snapshot_id, path,
+                    image_utils.fixup_disk_format(fmt),
+                    compress=CONF.image_compress_on_upload and
+                    not compressed and
+                    fmt in image_utils.COMPRESSIBLE_IMAGE_FORMATS)
             self._upload(context, image_service, image_meta, volume, path,
                          fmt)
 

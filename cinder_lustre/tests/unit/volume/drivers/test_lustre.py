@@ -2104,6 +2104,16 @@ class ImageTestCase(DriverTestCase):
                             {0: 1, BLOCK: 2} if snapshots else {0: 1},
                             disk_format, self.image)
 
+    @ddt.data(True, False)
+    def test_upload_compresses_as_cinder_is_told(self, compress):
+        self.override_config('image_compress_on_upload', compress)
+        volume = self.create_volume()
+        self.write(volume, 1)
+        self.upload(volume, 'qcow2')
+        found = json.loads(self.run_command(
+            'qemu-img', 'check', '--output=json', '-f', 'qcow2', self.image))
+        self.assertEqual(compress, found.get('compressed-clusters', 0) > 0)
+
     @ddt.data(('vmdk', 'vmdk'), ('vdi', 'vdi'), ('vhd', 'vpc'),
               ('vhdx', 'vhdx'))
     @ddt.unpack
