@@ -37,6 +37,7 @@ from benchmarks import machine
 from benchmarks import place
 from benchmarks import report
 from benchmarks import services
+from benchmarks import turns
 from benchmarks import volumes
 
 SUMMARY = 'backups and restores'
@@ -97,7 +98,7 @@ class _Copy:
     @staticmethod
     def _copy(source, target):
         seconds = machine.timed(
-            os.path.dirname(target), subprocess.check_call,
+            (os.path.dirname(target),), subprocess.check_call,
             ('cp', '--sparse=auto', '--reflink=never', source, target))
         return machine.Measured(seconds, machine.allocated(target), target)
 
@@ -128,9 +129,8 @@ class _Benchmark:
             self._data[fill] = volumes.create(
                 self._source, self._args.size << 30, fill, self._args.data)
             expected = volumes.fingerprint(self._source)
-            for number in range(self._args.repeat):
-                # What comes first in one round comes last in the next.
-                for tool in tools[number:] + tools[:number]:
+            for order in turns.orders(tools, self._args.repeat):
+                for tool in order:
                     self._measure(fill, tool, expected)
                 if 'zlib' in self._args.compression and fill != 'empty':
                     speed, _peak = machine.in_child(

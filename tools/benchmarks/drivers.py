@@ -60,6 +60,7 @@ def configure(directory):
         stream.write('\n'.join((
             '[DEFAULT]', 'state_path = %s' % directory,
             'image_conversion_dir = %s' % directory,
+            'image_compress_on_upload = false',
             'transport_url = fake:/', '[database]',
             # Many threads wait for each other.
             'connection = sqlite:///%s/cinder.sqlite?timeout=600' % directory,
@@ -143,6 +144,14 @@ class Images:
         self.path = path
         self.meta = {'id': str(uuid.uuid4()), 'disk_format': disk_format,
                      'container_format': 'bare', 'properties': {}}
+
+    def fetched(self):
+        """Within this, drivers find the image as the manager downloads it.
+
+        :returns: a context that gives the path of its file
+        """
+        return image_utils.TemporaryImages.fetch(
+            self, context.get_admin_context(), self.meta['id'])
 
     def show(self, ctxt, image_id):
         return dict(self.meta, size=os.path.getsize(self.path))
@@ -238,11 +247,6 @@ class Driver:
     def create_from_snapshot(self, volume, snapshot):
         self._made(volume, self._of(volume).create_volume_from_snapshot(
             volume, snapshot))
-
-    def fetched(self, images):
-        """Within this, there is an image as the manager downloads it."""
-        return image_utils.TemporaryImages.fetch(images, self.context,
-                                                 images.meta['id'])
 
     def create_from_image(self, volume, images):
         """As the manager does with an image that was downloaded."""

@@ -109,11 +109,13 @@ class Copy:
     :param sparse: "never" to write zeros there instead
     """
 
+    format = 'raw'
+
     def __init__(self, sparse='auto'):
         self._sparse = '--sparse=' + sparse
         self.name = 'cp ' + self._sparse
 
-    def copy(self, source, target, fmt='raw'):
+    def copy(self, source, target):
         _run('cp', self._sparse, '--reflink=never', source, target)
 
 
@@ -123,7 +125,7 @@ class Dd:
     name = 'dd'
 
     @staticmethod
-    def copy(source, target, fmt='raw'):
+    def copy(source, target):
         _run('dd', 'if=' + source, 'of=' + target, 'bs=1M', 'conv=sparse',
              'status=none')
         os.truncate(target, os.path.getsize(source))
@@ -132,10 +134,11 @@ class Dd:
 class Convert:
     """One way to call "qemu-img convert"."""
 
-    def __init__(self, options, cache):
+    def __init__(self, options, cache, fmt='raw'):
         self._options = (*options, '-t', cache)
         self.name = 'qemu-img ' + ' '.join(self._options)
+        self.format = fmt
 
-    def copy(self, source, target, fmt='raw'):
-        _run('qemu-img', 'convert', *self._options, '-f', 'raw', '-O', fmt,
-             source, target)
+    def copy(self, source, target):
+        _run('qemu-img', 'convert', *self._options, '-f', 'raw',
+             '-O', self.format, source, target)

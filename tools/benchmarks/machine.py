@@ -62,19 +62,19 @@ def drop_caches():
     return True
 
 
-def sync(directory):
-    """Write what a file system has in memory to the disk."""
-    subprocess.run(('sync', '--file-system', directory), check=True)
+def sync(*directories):
+    """Write what their file systems have in memory to the disk."""
+    subprocess.run(('sync', '--file-system', *directories), check=True)
 
 
-def timed(directory, func, *args):
+def timed(directories, func, *args):
     """The seconds until a function has ended and its files are on the disk.
 
-    :param directory: one of the file system that the files lie on
+    :param directories: of the file systems that the files lie on
     """
     started = time.monotonic()
     func(*args)
-    sync(directory)
+    sync(*directories)
     return time.monotonic() - started
 
 

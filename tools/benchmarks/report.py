@@ -33,11 +33,11 @@ class Results:
 
         :param case: a tuple of the values of the cases
         """
-        self._runs.setdefault((*case, tool), []).append(measured)
+        self._runs.setdefault(case, {}).setdefault(tool, []).append(measured)
 
     def seconds(self, case, tool):
         """The median of all runs; None when there was none."""
-        runs = self._runs.get((*case, tool))
+        runs = self._runs[case].get(tool)
         return runs and statistics.median(run.seconds for run in runs)
 
     def rows(self, compare):
@@ -46,11 +46,9 @@ class Results:
         :param compare: gives, for a case and a tool, what other tools took,
                         by their names
         """
-        cases = list(dict.fromkeys(key[:-1] for key in self._runs))
-        # Tools may have had their turns at several cases in between.
-        for key, runs in sorted(self._runs.items(),
-                                key=lambda item: cases.index(item[0][:-1])):
-            case, tool = key[:-1], key[-1]
+        for case, tool, runs in [
+                (case, tool, runs) for case, tools in self._runs.items()
+                for tool, runs in tools.items()]:
             seconds = self.seconds(case, tool)
             first, third = quartiles([run.seconds for run in runs])
             row = dict(zip(self._cases, case), tool=tool, seconds=seconds,
@@ -77,8 +75,8 @@ class Comparison(Results):
 
     def limit(self, case):
         """The fastest tool of a case that is no driver, or None."""
-        tools = [key[-1] for key in self._runs
-                 if key[:-1] == case and key[-1] not in self._drivers]
+        tools = [tool for tool in self._runs[case]
+                 if tool not in self._drivers]
         return min(tools, key=lambda tool: self.seconds(case, tool),
                    default=None)
 

@@ -26,7 +26,6 @@ fsyncs, and what one takes, are in the table.
 from concurrent import futures
 import functools
 import os
-import random
 import shutil
 import tempfile
 import time
@@ -40,6 +39,7 @@ from benchmarks import limits
 from benchmarks import machine
 from benchmarks import page
 from benchmarks import report
+from benchmarks import turns
 from benchmarks import volumes
 
 SUMMARY = 'volumes, snapshots, copies, images and statistics'
@@ -113,15 +113,12 @@ class _Benchmark:
 
     def _in_turn(self, tools, func, *args):
         """Repeat a case by all tools, each time in another order."""
-        self._shuffled([functools.partial(func, tool, *args)
-                        for tool in tools])
+        self._repeat([functools.partial(func, tool, *args)
+                      for tool in tools])
 
-    def _shuffled(self, steps):
-        """Repeat steps, so that none always follows the same other one."""
-        for number in range(self._args.repeat):
-            order = random.Random(number).sample(steps, len(steps))
-            # The first repetition is as the rows of the table.
-            for step in order if number else steps:
+    def _repeat(self, steps):
+        for order in turns.orders(steps, self._args.repeat):
+            for step in order:
                 step()
 
     def _say(self, text):
@@ -142,16 +139,16 @@ class _Benchmark:
 
     def _copy_seconds(self, func, *args):
         """The time until a copy is on the disk."""
-        machine.sync(self._directory)
+        machine.sync(self._directory, self._local)
         machine.drop_caches()
-        return machine.timed(self._directory, func, *args)
+        return machine.timed((self._directory, self._local), func, *args)
 
     def _time_copy(self, operation, case, tool, func, *args):
         self._add(operation, case, tool, self._copy_seconds(func, *args))
 
-    def _time_plain(self, operations, case, tool, source, target, fmt='raw'):
+    def _time_plain(self, operations, case, tool, source, target):
         """Measure a command that may be the limit of some operations."""
-        seconds = self._copy_seconds(tool.copy, source, target, fmt)
+        seconds = self._copy_seconds(tool.copy, source, target)
         os.unlink(target)
         for operation in operations:
             self._add(operation, case, tool, seconds)
@@ -222,13 +219,13 @@ class _Benchmark:
         return [limits.Copy(), limits.Dd()] + [
             limits.Convert(*settings) for settings in sweep]
 
-    def _contents(self, directory):
+    def _contents(self):
         """Make a file of each size and fill, for the time of a step.
 
         :returns: its path, its checksum, its size in GiB, and what the case
                   is called
         """
-        path = os.path.join(directory, 'content')
+        path = os.path.join(self._commands.path, 'content')
         for size in self._args.size:
             for fill in self._args.fill:
                 self._say('making %d GiB, %s' % (size, fill))
@@ -248,8 +245,7 @@ class _Benchmark:
         """Clone volumes, and create them from snapshots."""
         copies = self._copies(limits.SHORT_SWEEP if self._args.quick
                               else limits.SWEEP)
-        for content, expected, size, case in self._contents(
-                self._commands.path):
+        for content, expected, size, case in self._contents():
             steps = []
             sources = []
             for driver in self._drivers:
@@ -269,7 +265,7 @@ class _Benchmark:
                 functools.partial(self._time_plain, (_CLONE, _FROM_SNAPSHOT),
                                   case, tool, content, self._target)
                 for tool in copies]
-            self._shuffled(steps)
+            self._repeat(steps)
             for driver, source, snapshot in sources:
                 driver.delete(source)
                 driver.delete_snapshot(snapshot)
@@ -279,61 +275,61 @@ class _Benchmark:
         """Measure how a driver makes a volume from something."""
         volume = driver.new_volume(size)
         self._time_copy(operation, case, driver, func, volume, source)
-        if volumes.fingerprint(driver.file_of(volume)) != expected:
+        self._check(driver.file_of(volume), expected, operation, driver)
+        driver.delete(volume)
+
+    @staticmethod
+    def _check(path, expected, operation, driver):
+        if volumes.fingerprint(path) != expected:
             raise RuntimeError('What "%s" by %s has made differs from its '
                                'source.' % (operation, driver.name))
-        driver.delete(volume)
 
     def measure_images(self):
         """Fill two volumes from an image, and upload one."""
-        image = os.path.join(self._local, 'image')
+        uploaded = os.path.join(self._local, 'image')
         copies = self._copies(limits.SHORT_SWEEP)
-        for content, expected, size, case in self._contents(self._local):
-            steps = []
-            sources = []
-            for driver in self._drivers:
-                source = self._filled(driver, content, size)
-                sources.append((driver, source))
+        for content, expected, size, case in self._contents():
+            images = drivers.Images(content, 'raw')
+            with images.fetched() as fetched:
+                steps = []
+                sources = []
+                for driver in self._drivers:
+                    source = self._filled(driver, content, size)
+                    sources.append((driver, source))
+                    steps += [
+                        functools.partial(self._fill, driver, operation, case,
+                                          size, expected, func, what)
+                        for operation, func, what in (
+                            (_FIRST, driver.create_from_image, images),
+                            # As the manager does that keeps a clone.
+                            (_SECOND, driver.clone, source))]
+                    steps += [
+                        functools.partial(self._upload, driver, case, fmt,
+                                          expected, source, uploaded)
+                        for fmt in ('raw', 'qcow2')]
                 steps += [
-                    functools.partial(self._fill_fetched, driver, case, size,
-                                      content, expected),
-                    # As the manager does that keeps a first one.
-                    functools.partial(self._fill, driver, _SECOND, case, size,
-                                      expected, driver.clone, source)]
-                steps += [functools.partial(self._upload, driver, case, fmt,
-                                            source, image)
-                          for fmt in ('raw', 'qcow2')]
-            # A download leaves no holes.
-            fetched = os.path.join(self._local, 'fetched')
-            limits.Copy('never').copy(content, fetched)
-            plain = driver.file_of(source)
-            steps += [
-                functools.partial(self._time_plain, (operation,), case, tool,
-                                  path, self._target)
-                for tool in copies
-                for operation, path in ((_FIRST, fetched), (_SECOND, plain))]
-            uploads = [(limits.Copy('never'), 'raw')] + [
-                (tool, 'qcow2') for tool in copies
-                if isinstance(tool, limits.Convert)]
-            steps += [
-                functools.partial(self._time_plain, (_UPLOAD,),
-                                  '%s %s' % (case, fmt), tool, plain, image,
-                                  fmt)
-                for tool, fmt in uploads]
-            self._shuffled(steps)
-            for driver, source in sources:
-                driver.delete(source)
+                    functools.partial(self._time_plain, (operation,), case,
+                                      tool, path, self._target)
+                    for tool in copies
+                    for operation, path in ((_FIRST, fetched),
+                                            (_SECOND, content))]
+                steps += [
+                    functools.partial(self._time_plain, (_UPLOAD,),
+                                      '%s %s' % (case, tool.format), tool,
+                                      content, uploaded)
+                    for tool in [limits.Copy('never')] + [
+                        limits.Convert(*settings, 'qcow2')
+                        for settings in limits.SHORT_SWEEP]]
+                self._repeat(steps)
+                for driver, source in sources:
+                    driver.delete(source)
 
-    def _fill_fetched(self, driver, case, size, content, expected):
-        images = drivers.Images(content, 'raw')
-        with driver.fetched(images):
-            self._fill(driver, _FIRST, case, size, expected,
-                       driver.create_from_image, images)
-
-    def _upload(self, driver, case, fmt, source, image):
+    def _upload(self, driver, case, fmt, expected, source, path):
         self._time_copy(_UPLOAD, '%s %s' % (case, fmt), driver,
-                        driver.upload, source, drivers.Images(image, fmt))
-        os.unlink(image)
+                        driver.upload, source, drivers.Images(path, fmt))
+        if fmt == 'raw':
+            self._check(path, expected, _UPLOAD, driver)
+        os.unlink(path)
 
     def measure_statistics(self):
         """Collect the statistics, and create volumes, among many."""

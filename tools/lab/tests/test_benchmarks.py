@@ -28,6 +28,7 @@ from benchmarks import limits
 from benchmarks import machine
 from benchmarks import page
 from benchmarks import report
+from benchmarks import turns
 from benchmarks import volumes
 
 MIB = 1 << 20
@@ -169,6 +170,21 @@ class PageTestCase(testtools.TestCase):
         ours, theirs = (float(each.get('y')) for each in plot.iter()
                         if each.text in self.COLOURS)
         self.assertEqual(page._LINE, abs(ours - theirs))
+
+
+@ddt.ddt
+class TurnsTestCase(testtools.TestCase):
+
+    @ddt.data(2, 3, 8)
+    def test_none_is_favoured(self, number):
+        steps = list(range(number))
+        orders = list(turns.orders(steps, 5))
+        self.assertEqual(steps, orders[0])
+        self.assertEqual([steps] * 5, [sorted(order) for order in orders])
+        for step in steps:
+            before = {None if not order.index(step)
+                      else order[order.index(step) - 1] for order in orders}
+            self.assertLess(1, len(before))
 
 
 @ddt.ddt
