@@ -335,11 +335,22 @@ class Worker:
             old = [each for each in self._idle if now - each[2] > _MAX_IDLE]
             del self._idle[:len(old)]
         for proc, channel, _since in old:
-            channel.close()
-            # It works on nothing, so it goes at once.
-            proc.kill()
-            proc.wait()
+            self._dismiss(proc, channel)
         return True
+
+    def _dismiss(self, proc, channel):
+        """End a process that waits for work."""
+        child = _Child(self)
+        child.proc = proc
+        with _changed:
+            self._children.append(child)
+        try:
+            channel.close()
+            proc.kill()
+            self._reap(child, _KILL_GRACE)
+        finally:
+            if not child.hanging:
+                self._leave(child)
 
     @staticmethod
     def _converse(child, request, on_progress):

@@ -375,10 +375,10 @@ class IdleTestCase(testtools.TestCase):
                 functions.wait_for, gate), kwargs={'timeout': PATIENCE})
             thread.start()
             threads.append((thread, gate))
-        for thread, gate in threads:
-            # It works until this is opened and closed.
-            open(gate, 'w').close()
-        for thread, gate in threads:
+        # Each works until its own is closed; all are open first.
+        for stream in [open(gate, 'w') for _thread, gate in threads]:
+            stream.close()
+        for thread, _gate in threads:
             thread.join(PATIENCE)
         return [proc.pid for proc, *_ in self.worker._idle]
 
