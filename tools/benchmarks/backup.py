@@ -25,6 +25,7 @@ to three times the size of a volume is needed there.
 """
 
 import os
+import random
 import statistics
 import subprocess
 import time
@@ -62,7 +63,7 @@ def add_arguments(parser):
     parser.add_argument('--share', help='a share of a real Lustre, to use')
     parser.add_argument('--size', type=int, default=10, metavar='GIB',
                         help='of a volume (default: %(default)s)')
-    parser.add_argument('--repeat', type=int, default=3, metavar='N',
+    parser.add_argument('--repeat', type=int, default=4, metavar='N',
                         help='give the median of so many (default: '
                              '%(default)s)')
     parser.add_argument('--fill', type=arguments.list_of(volumes.FILLS),
@@ -98,7 +99,7 @@ class _Copy:
     @staticmethod
     def _copy(source, target):
         seconds = machine.timed(
-            (os.path.dirname(target),), subprocess.check_call,
+            os.path.dirname(target), subprocess.check_call,
             ('cp', '--sparse=auto', '--reflink=never', source, target))
         return machine.Measured(seconds, machine.allocated(target), target)
 
@@ -116,6 +117,7 @@ class _Benchmark:
         self._target = os.path.join(site.path, 'target')
         self._started = time.monotonic()
         self.results = report.Results('operation', 'fill', 'compression')
+        self._chance = random.Random(0)
         # Bytes of data by fill, and how many of them zlib does in a second.
         self._data = {}
         self._speeds = {}
@@ -129,7 +131,8 @@ class _Benchmark:
             self._data[fill] = volumes.create(
                 self._source, self._args.size << 30, fill, self._args.data)
             expected = volumes.fingerprint(self._source)
-            for order in turns.orders(tools, self._args.repeat):
+            for order in turns.orders(tools, self._args.repeat,
+                                      self._chance):
                 for tool in order:
                     self._measure(fill, tool, expected)
                 if 'zlib' in self._args.compression and fill != 'empty':

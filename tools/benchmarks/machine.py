@@ -67,14 +67,14 @@ def sync(*directories):
     subprocess.run(('sync', '--file-system', *directories), check=True)
 
 
-def timed(directories, func, *args):
+def timed(directory, func, *args):
     """The seconds until a function has ended and its files are on the disk.
 
-    :param directories: of the file systems that the files lie on
+    :param directory: one of the file system that the files lie on
     """
     started = time.monotonic()
     func(*args)
-    sync(*directories)
+    sync(directory)
     return time.monotonic() - started
 
 

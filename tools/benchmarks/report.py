@@ -37,7 +37,7 @@ class Results:
 
     def seconds(self, case, tool):
         """The median of all runs; None when there was none."""
-        runs = self._runs[case].get(tool)
+        runs = self._runs.get(case, {}).get(tool)
         return runs and statistics.median(run.seconds for run in runs)
 
     def rows(self, compare):
@@ -46,19 +46,19 @@ class Results:
         :param compare: gives, for a case and a tool, what other tools took,
                         by their names
         """
-        for case, tool, runs in [
-                (case, tool, runs) for case, tools in self._runs.items()
-                for tool, runs in tools.items()]:
-            seconds = self.seconds(case, tool)
-            first, third = quartiles([run.seconds for run in runs])
-            row = dict(zip(self._cases, case), tool=tool, seconds=seconds,
-                       first_quartile=first, third_quartile=third,
-                       runs=[run.seconds for run in runs],
-                       peak_bytes=max(run.peak for run in runs),
-                       stored_bytes=runs[-1].stored)
-            for other, taken in compare(case, tool).items():
-                row['times_as_fast_as_' + other] = taken and taken / seconds
-            yield row
+        for case, tools in self._runs.items():
+            for tool, runs in tools.items():
+                seconds = self.seconds(case, tool)
+                first, third = quartiles([run.seconds for run in runs])
+                row = dict(zip(self._cases, case), tool=tool, seconds=seconds,
+                           first_quartile=first, third_quartile=third,
+                           runs=[run.seconds for run in runs],
+                           peak_bytes=max(run.peak for run in runs),
+                           stored_bytes=runs[-1].stored)
+                for other, taken in compare(case, tool).items():
+                    row['times_as_fast_as_' + other] = (taken and
+                                                        taken / seconds)
+                yield row
 
 
 class Comparison(Results):

@@ -86,7 +86,7 @@ class Driver:
         backup.container = None
         backup.save()
         with open(path, 'rb') as stream:
-            seconds = machine.timed((os.path.dirname(path),), driver.backup,
+            seconds = machine.timed(os.path.dirname(path), driver.backup,
                                     backup, utils.tpool_wrap(stream))
         return machine.Measured(seconds, machine.allocated(os.path.join(
             driver.backup_path, backup.container)), backup.id)
@@ -100,7 +100,7 @@ class Driver:
         volume = self._create_volume(path)
         with open(path, 'r+b') as stream:
             seconds = machine.timed(
-                (os.path.dirname(path),), driver.restore, backup, volume.id,
+                os.path.dirname(path), driver.restore, backup, volume.id,
                 utils.tpool_wrap(stream), is_new)
         return machine.Measured(seconds, machine.allocated(path))
 

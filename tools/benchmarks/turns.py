@@ -12,17 +12,15 @@
 
 """The order in which tools have their turns."""
 
-import random
 
-
-def orders(steps, repeat):
+def orders(steps, repeat, chance):
     """Orders of steps, so that none always comes first, or after one other.
 
     :param steps: a list, which is the first order
     :param repeat: how many orders; each second one is the reverse of the one
                    before
+    :param chance: a random.Random for the others
     """
-    chance = random.Random(0)
     order = list(steps)
     for number in range(repeat):
         if number % 2:

@@ -16,16 +16,17 @@ Both drivers work on the same directory, of any file system; name one on Lustre
 to measure that. The limit is the fastest of the plain commands below them: cp,
 dd, truncate, fallocate, and qemu-img with several settings.
 
-Each case is run by one after the other, in another order each time. Copies
-begin with an empty page cache and end when all is on the disk. What a driver
-does to files without copying them is measured as it is called: the Lustre
-driver brings it to the disk, and the NFS driver does not; the number of its
-fsyncs, and what one takes, are in the table.
+Each case is run by one after the other, in changing orders. Copies begin with
+an empty page cache and end when all is on the disk. What a driver does to
+files without copying them is measured as it is called: the Lustre driver
+brings it to the disk, and the NFS driver does not; the number of its fsyncs,
+and what one takes, are in the table.
 """
 
 from concurrent import futures
 import functools
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -54,7 +55,7 @@ _COLUMNS = {
     'seconds': 'seconds', 'first_quartile': 'from', 'third_quartile': 'to',
     'times_as_fast_as_nfs': 'x nfs', 'times_as_fast_as_limit': 'x limit',
     'processes': 'processes', 'fsyncs': 'fsyncs', 'by': 'by'}
-_DEFAULTS = {'repeat': 5, 'size': (1, 4), 'fill': tuple(volumes.FILLS),
+_DEFAULTS = {'repeat': 4, 'size': (1, 4), 'fill': tuple(volumes.FILLS),
              'depth': (1, 10, 50), 'count': (10, 100, 1000, 10000),
              'at_once': (1, 2, 4, 8, 16)}
 _QUICK = {'repeat': 1, 'size': (1,), 'fill': ('tenth',), 'depth': (1, 3),
@@ -98,6 +99,7 @@ class _Benchmark:
         self._directory = directory
         self._local = local
         self._started = time.monotonic()
+        self._chance = random.Random(0)
         self._counts = {}
         self.results = report.Comparison(_DRIVERS, 'nfs', 'operation',
                                          'case')
@@ -112,12 +114,12 @@ class _Benchmark:
     # Measuring
 
     def _in_turn(self, tools, func, *args):
-        """Repeat a case by all tools, each time in another order."""
+        """Repeat a case by all tools, in changing orders."""
         self._repeat([functools.partial(func, tool, *args)
                       for tool in tools])
 
     def _repeat(self, steps):
-        for order in turns.orders(steps, self._args.repeat):
+        for order in turns.orders(steps, self._args.repeat, self._chance):
             for step in order:
                 step()
 
@@ -137,18 +139,16 @@ class _Benchmark:
         func(*args)
         self._add(operation, case, tool, time.monotonic() - started)
 
-    def _copy_seconds(self, func, *args):
-        """The time until a copy is on the disk."""
+    def _copy_seconds(self, directory, func, *args):
+        """The time until a copy in a directory is on the disk."""
         machine.sync(self._directory, self._local)
         machine.drop_caches()
-        return machine.timed((self._directory, self._local), func, *args)
-
-    def _time_copy(self, operation, case, tool, func, *args):
-        self._add(operation, case, tool, self._copy_seconds(func, *args))
+        return machine.timed(directory, func, *args)
 
     def _time_plain(self, operations, case, tool, source, target):
         """Measure a command that may be the limit of some operations."""
-        seconds = self._copy_seconds(tool.copy, source, target)
+        seconds = self._copy_seconds(os.path.dirname(target), tool.copy,
+                                     source, target)
         os.unlink(target)
         for operation in operations:
             self._add(operation, case, tool, seconds)
@@ -274,7 +274,8 @@ class _Benchmark:
     def _fill(self, driver, operation, case, size, expected, func, source):
         """Measure how a driver makes a volume from something."""
         volume = driver.new_volume(size)
-        self._time_copy(operation, case, driver, func, volume, source)
+        self._add(operation, case, driver, self._copy_seconds(
+            self._directory, func, volume, source))
         self._check(driver.file_of(volume), expected, operation, driver)
         driver.delete(volume)
 
@@ -325,8 +326,8 @@ class _Benchmark:
                     driver.delete(source)
 
     def _upload(self, driver, case, fmt, expected, source, path):
-        self._time_copy(_UPLOAD, '%s %s' % (case, fmt), driver,
-                        driver.upload, source, drivers.Images(path, fmt))
+        self._add(_UPLOAD, '%s %s' % (case, fmt), driver, self._copy_seconds(
+            self._local, driver.upload, source, drivers.Images(path, fmt)))
         if fmt == 'raw':
             self._check(path, expected, _UPLOAD, driver)
         os.unlink(path)
