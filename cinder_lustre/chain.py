@@ -89,14 +89,14 @@ def copy(root, volume, snapshot, target_root, target, fmt, size,
 def export(root, volume, snapshot, path, fmt, compress=False):
     """Write a volume, or a snapshot of it, into a file as one flat image.
 
-    :param path: a file outside the share
+    :param path: a temporary file outside the share
     :param fmt: any format that qemu-img can write
     :param compress: compress the data, in a format that can have it so
     """
     with _reading(root, volume, snapshot) as rec:
         name = _source_name(rec, snapshot)
         qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
-                         fmt, compress=compress)
+                         fmt, compress=compress, durable=False)
 
 
 def convert(root, volume, fmt, thick):

@@ -79,7 +79,7 @@ def create(path, fmt, size, backing=None, backing_fmt=None,
 
 
 def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
-            compress=False):
+            compress=False, durable=True):
     """Copy the contents of an image chain.
 
     :param src: the image at the top of the chain to read
@@ -90,10 +90,13 @@ def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
                          at least as large as the source
     :param sparse: do not write what reads as zeros
     :param compress: compress the data, in a format that can have it so
+    :param durable: whether dst is to outlive a crash of this host; what is
+                    not can be read again from the page cache
     :raises: NoSpace, CommandFailed
     """
     command = ['convert', '-p', '-f', src_fmt, '-O', dst_fmt,
-               '-t', _cache_mode(dst), '-m', _COROUTINES, '-W']
+               '-t', _cache_mode(dst) if durable else 'unsafe',
+               '-m', _COROUTINES, '-W']
     if empty_target:
         command += ['-n', '--target-is-zero']
     if not sparse:
