@@ -198,6 +198,8 @@ class LimitsTestCase(testtools.TestCase):
     def setUp(self):
         super().setUp()
         self.directory = self.useFixture(fixtures.TempDir()).path
+        self.source = os.path.join(self.directory, 'source')
+        self.target = os.path.join(self.directory, 'target')
 
     def test_commands(self):
         commands = limits.Commands(self.directory)
@@ -217,29 +219,24 @@ class LimitsTestCase(testtools.TestCase):
     @ddt.data(limits.Copy(), limits.Dd(),
               *(limits.Convert(*each) for each in limits.SHORT_SWEEP))
     def test_copies(self, tool):
-        source, target = (os.path.join(self.directory, name)
-                          for name in ('source', 'target'))
         # It ends with a hole.
-        volumes.create(source, 9 * MIB, 'tenth')
-        tool.copy(source, target)
-        self.assertEqual(volumes.fingerprint(source),
-                         volumes.fingerprint(target))
-        self.assertLess(machine.allocated(target), 2 * MIB)
+        volumes.create(self.source, 9 * MIB, 'tenth')
+        tool.copy(self.source, self.target)
+        self.assertEqual(volumes.fingerprint(self.source),
+                         volumes.fingerprint(self.target))
+        self.assertLess(machine.allocated(self.target), 2 * MIB)
 
     def test_convert_into_qcow2(self):
-        source, target = (os.path.join(self.directory, name)
-                          for name in ('source', 'target'))
-        volumes.create(source, MIB)
-        limits.Convert(*limits.SHORT_SWEEP[0], 'qcow2').copy(source, target)
+        volumes.create(self.source, MIB)
+        limits.Convert(*limits.SHORT_SWEEP[0], 'qcow2').copy(self.source,
+                                                             self.target)
         subprocess.check_call(('qemu-img', 'check', '-q', '-f', 'qcow2',
-                               target))
+                               self.target))
 
     def test_copy_without_holes(self):
-        source, target = (os.path.join(self.directory, name)
-                          for name in ('source', 'target'))
-        volumes.create(source, 9 * MIB)
-        limits.Copy('never').copy(source, target)
-        self.assertLessEqual(9 * MIB, machine.allocated(target))
+        volumes.create(self.source, 9 * MIB)
+        limits.Copy('never').copy(self.source, self.target)
+        self.assertLessEqual(9 * MIB, machine.allocated(self.target))
 
 
 @ddt.ddt
