@@ -95,8 +95,9 @@ def export(root, volume, snapshot, path, fmt, compress=False):
     """
     with _reading(root, volume, snapshot) as rec:
         name = _source_name(rec, snapshot)
+        # It is read again at once, so it need not come to the disk.
         qemu_img.convert(rec.path(name), rec.layers[name]['format'], path,
-                         fmt, compress=compress, durable=False)
+                         fmt, compress=compress)
 
 
 def convert(root, volume, fmt, thick):
@@ -249,9 +250,8 @@ def extend(root, volume, size):
 def _extend(rec, size):
     path = rec.path(rec.active)
     rec.begin('extend', size=size)
-    with _undone_on_error(rec):
+    with _undone_on_error(rec), layers.written_back(path):
         layers.grow(path, rec.top, size)
-    layers.sync(path)
     rec.top['size'] = size
     rec.finish()
 
@@ -792,10 +792,10 @@ def _merge(rec):
 def _commit(rec):
     name, lower = rec.intent['file'], rec.intent['lower']
     layer, below = rec.layers[name], rec.layers[lower]
-    qemu_img.commit(rec.path(name))
-    if below['thick']:
-        layers.grow(rec.path(lower), below, layer['size'])
-    layers.sync(rec.path(lower))
+    with layers.written_back(rec.path(lower)):
+        qemu_img.commit(rec.path(name))
+        if below['thick']:
+            layers.grow(rec.path(lower), below, layer['size'])
 
 
 def _finish_merge(rec):
@@ -805,8 +805,8 @@ def _finish_merge(rec):
     rec.intent['committed'] = True
     rec.save()
     for child in layer['children']:
-        qemu_img.rebase(rec.path(child), lower, below['format'])
-        layers.sync(rec.path(child))
+        with layers.written_back(rec.path(child)):
+            qemu_img.rebase(rec.path(child), lower, below['format'])
     _drop_layer(rec)
 
 

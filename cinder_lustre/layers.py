@@ -12,6 +12,7 @@
 
 """The image files of a volume: making, growing, copying and checking them."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -26,6 +27,9 @@ from cinder_lustre import worker
 LOG = logging.getLogger(__name__)
 
 _ZEROS = bytes(4 << 20)
+# Seconds more than a child may be silent while it brings a file to the disk:
+# Lustre lets up to 2 GB wait for each OST (osc.*.max_dirty_mb).
+_WRITE_BACK = 180
 
 
 def below(rec, name):
@@ -54,12 +58,12 @@ def fill(source, fmt, path, layer, sparse=True, luks=None):
     :param luks: how to encrypt it, see make_image()
     """
     make_image(path, layer, luks)
-    if luks is None:
-        qemu_img.convert(source, fmt, path, layer['format'],
-                         empty_target=True, sparse=sparse)
-    else:
-        qemu_img.encrypt(source, fmt, path, luks['passphrase'])
-    sync(path)
+    with written_back(path):
+        if luks is None:
+            qemu_img.convert(source, fmt, path, layer['format'],
+                             empty_target=True, sparse=sparse)
+        else:
+            qemu_img.encrypt(source, fmt, path, luks['passphrase'])
 
 
 def checked_chain(rec, name):
@@ -142,22 +146,22 @@ def make_image(path, layer, luks=None):
     try:
         if layer['format'] == 'raw':
             _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
-        os.fsync(descriptor)
+        _write_back(descriptor, path)
     finally:
         os.close(descriptor)
     if layer['format'] != 'raw':
-        _allocate(lambda allocation: qemu_img.create(
-            path, layer['format'], layer['size'], preallocation=allocation),
-            layer)
-        sync(path)
+        with written_back(path):
+            _allocate(lambda allocation: qemu_img.create(
+                path, layer['format'], layer['size'],
+                preallocation=allocation), layer)
 
 
 def make_overlay(path, size, rec, lower):
     """Create an empty qcow2 overlay on top of a layer."""
     os.close(create_file(path))
-    qemu_img.create(path, 'qcow2', size, backing=lower,
-                    backing_fmt=rec.layers[lower]['format'])
-    sync(path)
+    with written_back(path):
+        qemu_img.create(path, 'qcow2', size, backing=lower,
+                        backing_fmt=rec.layers[lower]['format'])
 
 
 def grow(path, layer, size):
@@ -175,14 +179,22 @@ def grow(path, layer, size):
 
 
 def _grow_raw(descriptor, path, start, layer):
-    try:
+    with _named(path):
         if layer['thick']:
             _fallocate(descriptor, start, layer['size'])
         elif start < layer['size']:
             os.ftruncate(descriptor, layer['size'])
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Let an error say which file it concerns."""
+    try:
+        yield
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise exception.NoSpace(path=path, reason=exc.strerror) from exc
+        exc.filename = exc.filename or path
         raise
 
 
@@ -225,9 +237,26 @@ def set_size(path, layer):
         qemu_img.resize(path, layer['format'], layer['size'], shrink=True)
 
 
-def sync(path):
+@contextlib.contextmanager
+def written_back(path):
+    """Bring to the disk what other processes write to a file meanwhile.
+
+    The file is open before they begin, as Linux tells an error in writing back
+    to those only who had it open then. On older Lustre, who asks first takes
+    it, and qemu-img ignores one when it closes a file: it should not flush.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield
+        _write_back(descriptor, path)
+    except Exception:
+        # Who tries again has to read what is on the disk.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _write_back(descriptor, path):
+    with _named(path), worker.patience(_WRITE_BACK):
+        os.fsync(descriptor)

@@ -35,9 +35,15 @@ FORMATS = ('raw', 'qcow2')
 # Seconds between two looks at whether a silent qemu-img still does I/O.
 _BEAT = 5
 _PERCENT = re.compile(rb'\((\d+\.\d+)/100%\)')
+# What QEMU reports when it cannot write the tables of an image that it closes,
+# with an exit code of zero.
+_LOST = b'Failed to flush'
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-# Coroutines of a copy; more than eight gain nothing on one file.
-_COROUTINES = '8'
+# More than eight requests at once gain nothing on one file. They go through
+# the page cache, which Lustre 2.17 leaves out by itself where they are large.
+# "unsafe" leaves it to the caller to bring them to the disk: QEMU would ignore
+# an error of that.
+_COPYING = ('-p', '-t', 'unsafe', '-m', '8', '-W')
 # How the arguments of one command refer to its secret.
 _KEY = 'key'
 # Milliseconds that a passphrase takes to check, at each attachment. It is a
@@ -79,8 +85,8 @@ def create(path, fmt, size, backing=None, backing_fmt=None,
 
 
 def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
-            compress=False, durable=True):
-    """Copy the contents of an image chain.
+            compress=False):
+    """Copy the contents of an image chain; see layers.written_back().
 
     :param src: the image at the top of the chain to read
     :param src_fmt: its format; any that qemu-img can read
@@ -90,13 +96,9 @@ def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
                          at least as large as the source
     :param sparse: do not write what reads as zeros
     :param compress: compress the data, in a format that can have it so
-    :param durable: whether dst is to outlive a crash of this host; what is
-                    not can be read again from the page cache
     :raises: NoSpace, CommandFailed
     """
-    command = ['convert', '-p', '-f', src_fmt, '-O', dst_fmt,
-               '-t', _cache_mode(dst) if durable else 'unsafe',
-               '-m', _COROUTINES, '-W']
+    command = ['convert', *_COPYING, '-f', src_fmt, '-O', dst_fmt]
     if empty_target:
         command += ['-n', '--target-is-zero']
     if not sparse:
@@ -137,6 +139,8 @@ def format_luks(path, passphrase, cipher_alg, cipher_mode, ivgen_alg):
 def encrypt(src, src_fmt, dst, passphrase):
     """Copy the contents of an image into an encrypted one, zeros too.
 
+    See layers.written_back().
+
     :param src: the image to read
     :param src_fmt: its format; any that qemu-img can read
     :param dst: what format_luks() made, grown to its size
@@ -150,10 +154,10 @@ def encrypt(src, src_fmt, dst, passphrase):
             reason='the header of an encrypted volume takes the rest of its '
             'size. Choose a larger volume.')
     with _secret(passphrase) as secret:
-        _run(['convert', '-p', '-f', src_fmt, '-t', _cache_mode(dst),
-              '-m', _COROUTINES, '-W', '-n', *secret, '--target-image-opts',
-              src, 'driver=luks,key-secret=%s,file.driver=file,'
-              'file.filename=%s' % (_KEY, _escaped(dst))], dst)
+        _run(['convert', *_COPYING, '-f', src_fmt, '-n', *secret,
+              '--target-image-opts', src, 'driver=luks,key-secret=%s,'
+              'file.driver=file,file.filename=%s' % (_KEY, _escaped(dst))],
+             dst)
 
 
 def resize(path, fmt, size, preallocation='off', shrink=False):
@@ -171,12 +175,17 @@ def resize(path, fmt, size, preallocation='off', shrink=False):
 
 def commit(path):
     """Write the contents of a qcow2 overlay into the image below it."""
+    # Not "unsafe": the tables of the image below have to change in order. An
+    # error in that is reported.
     _run(['commit', '-p', '-d', '-f', 'qcow2', path], path)
 
 
 def rebase(path, backing, backing_fmt):
-    """Rewrite which image lies below a qcow2 overlay, and nothing else."""
-    _run(['rebase', '-q', '-u', '-f', 'qcow2', '-b', backing,
+    """Rewrite which image lies below a qcow2 overlay, and nothing else.
+
+    See layers.written_back().
+    """
+    _run(['rebase', '-q', '-u', '-t', 'unsafe', '-f', 'qcow2', '-b', backing,
           '-F', _known(backing_fmt), path], path)
 
 
@@ -264,21 +273,6 @@ def _escaped(path):
     return path.replace(',', ',,')
 
 
-def _cache_mode(path):
-    """Write past the page cache where the file system can do that.
-
-    Writing back gigabytes at the end would look like a hang.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT,
-                         0o600))
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
-        return 'writeback'
-    return 'none'
-
-
 def _known(fmt):
     if fmt not in FORMATS:
         raise ValueError('%r is not a format of a volume file' % (fmt,))
@@ -296,7 +290,7 @@ def _run(arguments, path):
         except BaseException:
             proc.kill()
             raise
-    if proc.returncode:
+    if proc.returncode or _LOST in err:
         stderr = err.decode(errors='replace').strip()
         for reason in _FULL:
             if reason in stderr:

@@ -283,13 +283,13 @@ OPERATIONS = {
         _nothing, _created('qcow2', thick=True)),
     'create encrypted': Operation(21, _nothing, _encrypted),
     'copy raw to raw': Operation(
-        21,
+        20,
         _volume('raw'), _copied(None, 'raw', SIZE + MIB)),
     'copy snapshot to raw thick': Operation(
-        21,
+        20,
         _volume('raw', ONE, TWO), _copied(TWO, 'raw', thick=True)),
     'copy qcow2 to qcow2': Operation(
-        22,
+        21,
         _volume('qcow2', ONE), _copied(None, 'qcow2')),
     'extend raw': Operation(
         13,
@@ -334,10 +334,10 @@ OPERATIONS = {
         _volume('raw', ONE, TWO), _called(chain.delete, VOLUME),
         deletes=True),
     'load raw thick': Operation(
-        30, _after(_volume('raw', thick=True), _file('qcow2')),
+        29, _after(_volume('raw', thick=True), _file('qcow2')),
         _load('qcow2'), foreign=FILE),
     'load qcow2': Operation(
-        31, _after(_volume('qcow2'), _file('raw')), _load('raw'),
+        30, _after(_volume('qcow2'), _file('raw')), _load('raw'),
         foreign=FILE),
     'grow raw': Operation(3, _shortened('raw'), _describe),
     'grow qcow2': Operation(3, _shortened('qcow2'), _describe),
@@ -347,15 +347,15 @@ OPERATIONS = {
                      SIZE), _created('qcow2')),
     'recover extend raw': Operation(
         7,
-        _interrupted(_volume('raw'), layers, 'sync', 1, chain.extend,
+        _interrupted(_volume('raw'), layers, '_write_back', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover extend qcow2': Operation(
         7,
-        _interrupted(_volume('qcow2'), layers, 'sync', 1, chain.extend,
+        _interrupted(_volume('qcow2'), layers, '_write_back', 1, chain.extend,
                      2 * SIZE), _describe),
     'recover snapshot': Operation(
         7,
-        _interrupted(_volume('raw', ONE), layers, 'sync', 1,
+        _interrupted(_volume('raw', ONE), layers, '_write_back', 1,
                      chain.create_snapshot, TWO), _describe),
     'recover merge at commit': Operation(
         23,
@@ -363,7 +363,8 @@ OPERATIONS = {
                            TWO), _describe),
     'recover merge at rebase': Operation(
         23,
-        _interrupted_merge(layers, 'sync', 2, chain.delete_snapshot, TWO),
+        _interrupted_merge(layers, '_write_back', 2, chain.delete_snapshot,
+                           TWO),
         _describe),
     'recover merge at remove': Operation(
         7,
@@ -383,19 +384,19 @@ OPERATIONS = {
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'raw',
                      SIZE), _called(chain.delete, VOLUME), deletes=True),
     'copy to move': Operation(
-        22, _volume('raw'), _copied(None, 'qcow2', moving=True)),
+        21, _volume('raw'), _copied(None, 'qcow2', moving=True)),
     'copy again to move': Operation(
-        27, _after(_volume('raw'), _moved), _copied(None, 'raw', moving=True),
+        26, _after(_volume('raw'), _moved), _copied(None, 'raw', moving=True),
         deletes=True),
     'accept moved copy': Operation(
         6, _after(_volume('raw'), _moved),
         _called(chain.describe, OTHER)),
     'convert raw to qcow2': Operation(
-        31, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
+        30, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
     'convert qcow2 to raw': Operation(
-        30, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
+        29, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
     'convert thin to thick': Operation(
-        30, _volume('raw'), _called(chain.convert, VOLUME, 'raw', True)),
+        29, _volume('raw'), _called(chain.convert, VOLUME, 'raw', True)),
     'revert past a layer left': Operation(
         31, _left, _called(chain.revert, VOLUME, ONE)),
     'forget snapshot': Operation(

@@ -11,6 +11,7 @@
 #    under the License.
 
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -119,6 +120,29 @@ class ChainTestCase(storage.StorageTestCase):
         """
         self.assertTrue(killed.run(target, attribute, count, operation,
                                    self.root, *args), 'it was not killed')
+
+    @contextlib.contextmanager
+    def failing_write_back(self, function, code):
+        """Let a file that qemu-img has written not come to the disk."""
+        opened = []
+        run, fsync = getattr(qemu_img, function), os.fsync
+
+        def written(*args, **kwargs):
+            run(*args, **kwargs)
+            # Linux tells an error to those only who have the file open now.
+            opened.extend(
+                number for number in map(int, os.listdir('/proc/self/fd'))
+                if os.path.isfile('/proc/self/fd/%d' % number))
+
+        def fail(descriptor):
+            if descriptor in opened:
+                opened.clear()
+                raise OSError(code, os.strerror(code))
+            fsync(descriptor)
+
+        with mock.patch.object(qemu_img, function, written), \
+                mock.patch.object(os, 'fsync', fail):
+            yield
 
     def full_share(self, code, command):
         """Let qemu-img fail in one of its commands for want of space."""
@@ -483,13 +507,30 @@ class LoadTestCase(ChainTestCase):
         self.assert_content(content)
         self.assertEqual(files_of(VOLUME), self.share.files())
 
+    @ddt.data((errno.ENOSPC, exception.NoSpace),
+              (errno.EDQUOT, exception.NoSpace), (errno.EIO, OSError))
+    @ddt.unpack
+    def test_what_cannot_be_written_back(self, code, error):
+        content = self.create()
+        path, _content = self.make_image('raw', SIZE)
+        dropped = self.patch(os, 'posix_fadvise')
+        with self.failing_write_back('convert', code):
+            raised = self.assertRaises(error, chain.load, self.root, VOLUME,
+                                       path, 'raw')
+        self.assertIn(self.root, str(raised))
+        dropped.assert_called_once_with(mock.ANY, 0, 0,
+                                        os.POSIX_FADV_DONTNEED)
+        self.assert_content(content)
+        self.assertEqual(files_of(VOLUME), self.share.files())
+
     @formats
     def test_a_killed_load(self, fmt):
         content = self.create(fmt)
         path, image = self.make_image('raw', SIZE)
         for target, function, count in (
                 (layers, 'create_file', 1), (qemu_img, 'convert', 1),
-                (layers, 'sync', 1)):
+                # The times before are for the empty image.
+                (layers, '_write_back', 3 if fmt == 'qcow2' else 2)):
             self.killed(target, function, count, chain.load, VOLUME, path,
                         'raw')
             self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
@@ -764,7 +805,8 @@ class ExtendTestCase(ChainTestCase):
     @ddt.unpack
     def test_a_killed_extend_is_undone(self, fmt, thick):
         content = self.create(fmt, thick=thick)
-        for target, name, count in ((layers, 'grow', 1), (layers, 'sync', 1),
+        for target, name, count in ((layers, 'grow', 1),
+                                    (layers, '_write_back', 1),
                                     (os, 'rename', 2)):
             self.killed(target, name, count, chain.extend, VOLUME, 2 * SIZE)
             self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])
@@ -983,7 +1025,7 @@ class SnapshotTestCase(ChainTestCase):
         files = self.share.files()
         for target, name, count in (
                 (os, 'rename', 1), (layers, 'create_file', 1),
-                (qemu_img, 'create', 1), (layers, 'sync', 1),
+                (qemu_img, 'create', 1), (layers, '_write_back', 1),
                 (record, '_replace', 2)):
             self.killed(target, name, count, chain.create_snapshot, VOLUME,
                         TWO)
@@ -1007,6 +1049,21 @@ class SnapshotTestCase(ChainTestCase):
         self.killed(target, name, count, chain.create_snapshot, VOLUME, ONE)
         self.assert_gone()
 
+    @formats
+    def test_a_merge_that_cannot_be_written_back(self, fmt):
+        contents = self.chain_of(fmt, ONE, TWO)
+        for function in ('commit', 'rebase'):
+            with self.failing_write_back(function, errno.EIO):
+                self.assertRaises(OSError, chain.delete_snapshot, self.root,
+                                  VOLUME, ONE)
+            self.assertEqual(
+                function == 'rebase',
+                'committed' in self.share.record(VOLUME)['intent'])
+            self.assertIn(overlay(ONE), self.share.files())
+        chain.delete_snapshot(self.root, VOLUME, ONE)
+        del contents[ONE]
+        self.assert_contents(contents)
+
     @ddt.data(('raw', ONE), ('qcow2', TWO), ('raw', TWO))
     @ddt.unpack
     def test_a_killed_delete(self, fmt, snapshot):
@@ -1014,7 +1071,7 @@ class SnapshotTestCase(ChainTestCase):
         after = None
         for target, name, count in (
                 (os, 'rename', 1), (qemu_img, 'commit', 1),
-                (qemu_img, 'rebase', 1), (layers, 'sync', 2),
+                (qemu_img, 'rebase', 1), (layers, '_write_back', 2),
                 (record, '_replace', 3), (os, 'unlink', 1)):
             contents = self.chain_of(fmt, ONE, TWO, THREE)
             self.killed(target, name, count, chain.delete_snapshot, VOLUME,

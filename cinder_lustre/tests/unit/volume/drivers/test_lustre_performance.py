@@ -78,11 +78,11 @@ delete oldest snapshot        1     0   2    0   5   12   0   0    15+s    3+s
 delete latest snapshot online 1     0   0    0   2   4    0   0    7+2s    3+s
 delete oldest snapshot online 2     0   2    0   6   14   0   0    24+2s   7+s
 revert to snapshot            1     0   1    0   4   10   0   0    14+2s   4+3s
-create from latest snapshot   1+h   0   1    0   2   7    h   0    15+2h+s 5+s
-create from oldest snapshot   1+h   0   1    0   2   7    h   0    16+2h   6
-clone raw                     1+h   0   1    0   2   7    h   0    16+2h   6
-clone qcow2                   1+h   0   1    0   2   7    h   0    17+2h   6
-clone with snapshots          1+h   0   1    0   2   7    h   0    16+2h+s 6+s
+create from latest snapshot   1+h   0   1    0   2   7    h   0    14+2h+s 5+s
+create from oldest snapshot   1+h   0   1    0   2   7    h   0    15+2h   6
+clone raw                     1+h   0   1    0   2   7    h   0    15+2h   6
+clone qcow2                   1+h   0   1    0   2   7    h   0    16+2h   6
+clone with snapshots          1+h   0   1    0   2   7    h   0    15+2h+s 6+s
 create export                 0     0   0    0   0   0    0   0    0       0
 ensure export                 0     0   0    0   0   0    0   0    0       0
 remove export                 0     0   0    0   0   0    0   0    0       0
@@ -90,12 +90,12 @@ connect                       1     0   0    0   0   0    0   0    5       3
 connect qcow2                 1     0   0    0   0   0    0   0    6       3
 connect with snapshots        1     0   0    0   0   0    0   0    5+s     3+s
 disconnect                    0     0   0    0   0   0    0   0    0       0
-raw image to volume           2     0   5    0   4   11   0   0    21      7
-qcow2 image to volume         2     0   3    0   4   11   0   0    21      7
+raw image to volume           2     0   5    0   4   11   0   0    20      7
+qcow2 image to volume         2     0   3    0   4   11   0   0    20      7
 volume to raw image           1     0   0    0   0   0    0   0    6       3
 volume to qcow2 image         2     0   1    0   0   0    0   0    12      6
 snapshots to qcow2 image      2     0   1    0   0   0    0   0    12+2s   6+2s
-retype                        2     0   2    0   4   12   0   0    22      8
+retype                        2     0   2    0   4   12   0   0    21      8
 size of a file                1     0   0    0   0   0    0   1    2v      7
 manage a file                 2     0   0    0   2   5    0   2    8+4v    17
 unmanage                      0     0   0    0   0   0    0   0    0       0
