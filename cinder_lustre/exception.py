@@ -16,6 +16,9 @@ Every error names the thing, the cause and the cure. Its keyword arguments
 are plain JSON values, so that a worker child can hand it to its parent.
 """
 
+import contextlib
+import errno
+
 
 class LustreException(Exception):
     """Base of all errors of this package.
@@ -135,3 +138,18 @@ class ContainerMissing(LustreException):
 
     message = ('There is no directory %(path)s, and backup_create_containers '
                'is False. Create it, or set that option.')
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Let an OSError of the block say which file or directory it concerns.
+
+    :raises: NoSpace in place of an OSError that means it
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(path=path, reason=exc.strerror) from exc
+        exc.filename = exc.filename or path
+        raise

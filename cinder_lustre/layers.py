@@ -179,23 +179,11 @@ def grow(path, layer, size):
 
 
 def _grow_raw(descriptor, path, start, layer):
-    with _named(path):
+    with exception.naming(path):
         if layer['thick']:
             _fallocate(descriptor, start, layer['size'])
         elif start < layer['size']:
             os.ftruncate(descriptor, layer['size'])
-
-
-@contextlib.contextmanager
-def _named(path):
-    """Let an error say which file it concerns."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise exception.NoSpace(path=path, reason=exc.strerror) from exc
-        exc.filename = exc.filename or path
-        raise
 
 
 def _allocate(run, layer):
@@ -258,5 +246,5 @@ def written_back(path):
 
 
 def _write_back(descriptor, path):
-    with _named(path), worker.patience(_WRITE_BACK):
+    with exception.naming(path), worker.patience(_WRITE_BACK):
         os.fsync(descriptor)

@@ -19,7 +19,6 @@ Lustre honours between hosts.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import logging
@@ -462,18 +461,17 @@ def sync_directory(path):
 def _replace(path, content, mode):
     temporary = _temporary(path)
     try:
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with open(descriptor, 'wb') as stream:
-            stream.write(_serialise(content))
-            stream.flush()
-            os.fsync(descriptor)
-        os.rename(temporary, path)
-    except OSError as exc:
+        with exception.naming(path):
+            descriptor = os.open(
+                temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+            with open(descriptor, 'wb') as stream:
+                stream.write(_serialise(content))
+                stream.flush()
+                os.fsync(descriptor)
+            os.rename(temporary, path)
+    except (OSError, exception.NoSpace):
         remove_file(temporary)
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise exception.NoSpace(path=path, reason=exc.strerror) from exc
         raise
     sync_directory(os.path.dirname(path))
 

@@ -182,14 +182,14 @@ def probe(path, share):
     :raises: UnusableMount, NoSpace
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=path, prefix='.tmp-') as stream:
+        with exception.naming(path), \
+                tempfile.NamedTemporaryFile(dir=path,
+                                            prefix='.tmp-') as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # On Lustre the two kinds of locks exclude each other.
             fcntl.flock(stream, fcntl.LOCK_UN)
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise exception.NoSpace(path=path, reason=exc.strerror) from exc
         if exc.errno == errno.ENOSYS:
             reason, cure = _lock_problem(path, 'noflock')
         else:
