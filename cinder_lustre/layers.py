@@ -146,7 +146,7 @@ def make_image(path, layer, luks=None):
     try:
         if layer['format'] == 'raw':
             _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
-        _write_back(descriptor, path)
+            _write_back(descriptor, path)
     finally:
         os.close(descriptor)
     if layer['format'] != 'raw':

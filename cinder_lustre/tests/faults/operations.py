@@ -277,9 +277,9 @@ _interrupted_merge = functools.partial(_interrupted, _three)
 OPERATIONS = {
     'create raw': Operation(18, _nothing, _created('raw')),
     'create raw thick': Operation(18, _nothing, _created('raw', thick=True)),
-    'create qcow2': Operation(19, _nothing, _created('qcow2')),
+    'create qcow2': Operation(18, _nothing, _created('qcow2')),
     'create qcow2 thick': Operation(
-        19,
+        18,
         _nothing, _created('qcow2', thick=True)),
     'create encrypted': Operation(21, _nothing, _encrypted),
     'copy raw to raw': Operation(
@@ -289,7 +289,7 @@ OPERATIONS = {
         20,
         _volume('raw', ONE, TWO), _copied(TWO, 'raw', thick=True)),
     'copy qcow2 to qcow2': Operation(
-        21,
+        20,
         _volume('qcow2', ONE), _copied(None, 'qcow2')),
     'extend raw': Operation(
         13,
@@ -337,12 +337,12 @@ OPERATIONS = {
         29, _after(_volume('raw', thick=True), _file('qcow2')),
         _load('qcow2'), foreign=FILE),
     'load qcow2': Operation(
-        30, _after(_volume('qcow2'), _file('raw')), _load('raw'),
+        29, _after(_volume('qcow2'), _file('raw')), _load('raw'),
         foreign=FILE),
     'grow raw': Operation(3, _shortened('raw'), _describe),
     'grow qcow2': Operation(3, _shortened('qcow2'), _describe),
     'repeat create': Operation(
-        24,
+        23,
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'qcow2',
                      SIZE), _created('qcow2')),
     'recover extend raw': Operation(
@@ -384,7 +384,7 @@ OPERATIONS = {
         _interrupted(_nothing, os, 'rename', 2, chain.create, 'raw',
                      SIZE), _called(chain.delete, VOLUME), deletes=True),
     'copy to move': Operation(
-        21, _volume('raw'), _copied(None, 'qcow2', moving=True)),
+        20, _volume('raw'), _copied(None, 'qcow2', moving=True)),
     'copy again to move': Operation(
         26, _after(_volume('raw'), _moved), _copied(None, 'raw', moving=True),
         deletes=True),
@@ -392,7 +392,7 @@ OPERATIONS = {
         6, _after(_volume('raw'), _moved),
         _called(chain.describe, OTHER)),
     'convert raw to qcow2': Operation(
-        30, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
+        29, _volume('raw'), _called(chain.convert, VOLUME, 'qcow2', False)),
     'convert qcow2 to raw': Operation(
         29, _volume('qcow2'), _called(chain.convert, VOLUME, 'raw', False)),
     'convert thin to thick': Operation(

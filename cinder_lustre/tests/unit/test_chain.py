@@ -529,8 +529,8 @@ class LoadTestCase(ChainTestCase):
         path, image = self.make_image('raw', SIZE)
         for target, function, count in (
                 (layers, 'create_file', 1), (qemu_img, 'convert', 1),
-                # The times before are for the empty image.
-                (layers, '_write_back', 3 if fmt == 'qcow2' else 2)):
+                # The time before is for the empty image.
+                (layers, '_write_back', 2)):
             self.killed(target, function, count, chain.load, VOLUME, path,
                         'raw')
             self.assertEqual(SIZE, chain.describe(self.root, VOLUME)['size'])

@@ -60,9 +60,9 @@ statistics                    h     0   0    2h  0   0    h   0    2h      0
 last statistics               0     0   0    0   0   0    0   0    0       0
 create first volume           1+h   0   0    1   2   7    h   0    8+2h    3
 create thin raw               1+h   0   0    0   2   6    h   0    7+2h    3
-create thin qcow2             1+h   0   1    0   2   7    h   0    8+2h    3
+create thin qcow2             1+h   0   1    0   2   6    h   0    8+2h    3
 create thick raw              1+h   0   0    0   2   6    h   0    7+2h    3
-create thick qcow2            1+h   0   1    0   2   7    h   0    8+2h    3
+create thick qcow2            1+h   0   1    0   2   6    h   0    8+2h    3
 delete                        1     0   0    0   0   1    0   0    5       4
 delete with snapshots         1     0   0    0   0   1    0   0    5+s     4+2s
 extend raw                    1     0   0    0   2   5    0   0    9       3
@@ -95,7 +95,7 @@ qcow2 image to volume         2     0   3    0   4   11   0   0    20      7
 volume to raw image           1     0   0    0   0   0    0   0    6       3
 volume to qcow2 image         2     0   1    0   0   0    0   0    12      6
 snapshots to qcow2 image      2     0   1    0   0   0    0   0    12+2s   6+2s
-retype                        2     0   2    0   4   12   0   0    21      8
+retype                        2     0   2    0   4   11   0   0    21      8
 size of a file                1     0   0    0   0   0    0   1    2v      7
 manage a file                 2     0   0    0   2   5    0   2    8+4v    17
 unmanage                      0     0   0    0   0   0    0   0    0       0
