@@ -254,13 +254,10 @@ class _Benchmark:
                     self._filled(driver, content, size))
                 driver.create_snapshot(snapshot)
                 sources.append((driver, source, snapshot))
-                steps += [
-                    functools.partial(self._fill, driver, operation, case,
-                                      size, expected, func, what)
-                    for operation, func, what in (
-                        (_CLONE, driver.clone, source),
-                        (_FROM_SNAPSHOT, driver.create_from_snapshot,
-                         snapshot))]
+                steps += self._fills(
+                    driver, case, size, expected,
+                    (_CLONE, driver.clone, source),
+                    (_FROM_SNAPSHOT, driver.create_from_snapshot, snapshot))
             steps += [
                 functools.partial(self._time_plain, (_CLONE, _FROM_SNAPSHOT),
                                   case, tool, content, self._target)
@@ -270,6 +267,11 @@ class _Benchmark:
                 driver.delete(source)
                 driver.delete_snapshot(snapshot)
                 driver.delete(snapshot.volume)
+
+    def _fills(self, driver, case, size, expected, *ways):
+        return [functools.partial(self._fill, driver, operation, case, size,
+                                  expected, func, source)
+                for operation, func, source in ways]
 
     def _fill(self, driver, operation, case, size, expected, func, source):
         """Measure how a driver makes a volume from something."""
@@ -297,13 +299,11 @@ class _Benchmark:
                 for driver in self._drivers:
                     source = self._filled(driver, content, size)
                     sources.append((driver, source))
-                    steps += [
-                        functools.partial(self._fill, driver, operation, case,
-                                          size, expected, func, what)
-                        for operation, func, what in (
-                            (_FIRST, driver.create_from_image, images),
-                            # As the manager does that keeps a clone.
-                            (_SECOND, driver.clone, source))]
+                    steps += self._fills(
+                        driver, case, size, expected,
+                        (_FIRST, driver.create_from_image, images),
+                        # As the manager does that keeps a clone.
+                        (_SECOND, driver.clone, source))
                     steps += [
                         functools.partial(self._upload, driver, case, fmt,
                                           expected, source, uploaded)
