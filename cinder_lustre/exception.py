@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The errors that this package raises, free of Cinder and Nova.
+"""The errors that this package raises or names, free of Cinder and Nova.
 
 Every error names the thing, the cause and the cure. Its keyword arguments
 are plain JSON values, so that a worker child can hand it to its parent.

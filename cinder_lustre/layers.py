@@ -129,7 +129,8 @@ def checked_size(path, layer, backing_fmt=None):
 
 def create_file(path):
     """Create a file that only the service and its group can open."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660)
+    with exception.naming(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660)
 
 
 def make_image(path, layer, luks=None):

@@ -368,7 +368,8 @@ def _locked(root, volume, create, shared, patient):
         try:
             # A restored share may lack the lock of a volume that it has.
             missing = os.O_CREAT * (create or exists(root, volume))
-            descriptor = os.open(path, os.O_RDWR | missing, 0o600)
+            with exception.naming(path):
+                descriptor = os.open(path, os.O_RDWR | missing, 0o600)
         except FileNotFoundError:
             raise exception.RecordMissing(
                 volume=volume, reason='there is no %s, so the volume is not '
@@ -433,7 +434,8 @@ def _holder(root, volume):
 def _make_directory(root):
     path = os.path.join(root, DIRECTORY)
     try:
-        os.mkdir(path, 0o700)
+        with exception.naming(path):
+            os.mkdir(path, 0o700)
     except FileExistsError:
         return
     # On the MDT a dead OST cannot hide the records.
@@ -453,7 +455,8 @@ def sync_directory(path):
     """Make the names in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with exception.naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -330,14 +330,28 @@ class ContentTestCase(RecordTestCase):
         with open(target) as stream:
             self.assertEqual('precious', stream.read())
 
-    def test_another_failure_is_raised_as_it_is(self):
+    @ddt.data(errno.ENOSPC, errno.EDQUOT)
+    def test_a_full_share_takes_no_new_volume(self, code):
+        for function in ('mkdir', 'open'):
+            with mock.patch.object(os, function, side_effect=OSError(
+                    code, os.strerror(code))):
+                error = self.assertRaises(exception.NoSpace, self.make)
+            self.assertIn('.cinder-lustre', str(error))
+            self.assertEqual([], self.share.files())
+            # Next, that is there.
+            os.makedirs(self.share.path('.cinder-lustre'), exist_ok=True)
+
+    def test_another_failure_names_the_file(self):
         rec = self.make()
         before = self.share.record(VOLUME)
+        files = self.share.files()
         with mock.patch.object(os, 'rename', side_effect=OSError(
                 errno.EIO, 'Input/output error')):
             error = self.assertRaises(OSError, rec.begin, 'x')
-        self.assertEqual(errno.EIO, error.errno)
+        self.assertEqual((errno.EIO, self.share.sidecar(VOLUME)),
+                         (error.errno, error.filename))
         self.assertEqual(before, self.share.record(VOLUME))
+        self.assertEqual(files, self.share.files())
 
     def test_a_record_is_replaced_in_one_step(self):
         rec = self.make()
