@@ -30,6 +30,8 @@ _ZEROS = bytes(4 << 20)
 # Seconds more than a child may be silent while it brings a file to the disk:
 # Lustre lets up to 2 GB wait for each OST (osc.*.max_dirty_mb).
 _WRITE_BACK = 180
+# Each that fails takes a few hundredths of a second.
+_LUKS_TRIES = 50
 
 
 def below(rec, name):
@@ -139,22 +141,37 @@ def make_image(path, layer, luks=None):
     :param luks: for a raw layer that is encrypted, the arguments of
                  qemu_img.format_luks()
     """
-    descriptor = create_file(path)
-    if luks is not None:
-        os.close(descriptor)
-        qemu_img.format_luks(path, **luks)
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        if layer['format'] == 'raw':
-            _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
-            _write_back(descriptor, path)
-    finally:
-        os.close(descriptor)
     if layer['format'] != 'raw':
+        os.close(create_file(path))
         with written_back(path):
             _allocate(lambda allocation: qemu_img.create(
                 path, layer['format'], layer['size'],
                 preallocation=allocation), layer)
+        return
+    if luks is None:
+        descriptor = create_file(path)
+    else:
+        _make_header(path, luks)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
+        _write_back(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _make_header(path, luks):
+    for tries_left in reversed(range(_LUKS_TRIES)):
+        # A failure removes it, and qemu-img would let others read a new one.
+        os.close(create_file(path))
+        try:
+            with written_back(path):
+                qemu_img.format_luks(path, **luks)
+            return
+        except exception.CommandFailed as exc:
+            if (not tries_left or
+                    qemu_img.NOT_MEASURED not in exc.kwargs['stderr']):
+                raise
 
 
 def make_overlay(path, size, rec, lower):

@@ -49,10 +49,8 @@ _KEY = 'key'
 # Milliseconds that a passphrase takes to check, at each attachment. It is a
 # random key, which is not found by trying, however little that takes.
 _ITERATION_TIME = 100
-# QEMU measures how fast the CPU is for that, and often cannot on a busy host;
-# that takes it a few hundredths of a second.
-_NOT_MEASURED = 'Unable to get accurate CPU usage'
-_LUKS_TRIES = 50
+# QEMU measures how fast the CPU is for that, and often cannot on a busy host.
+NOT_MEASURED = 'Unable to get accurate CPU usage'
 # Python has no names for them, nor for struct flock of 64-bit systems.
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
 _FLOCK = struct.Struct('hhqqi4x')
@@ -111,29 +109,22 @@ def convert(src, src_fmt, dst, dst_fmt, empty_target=False, sparse=True,
 def format_luks(path, passphrase, cipher_alg, cipher_mode, ivgen_alg):
     """Make a file an encrypted image, of LUKS version 1, without contents.
 
-    Its size is that of the LUKS header; it grows as a raw image does.
+    Its size is that of the LUKS header; it grows as a raw image does. See
+    layers.written_back().
 
     :param path: the file, which is truncated, and removed on error
     :param cipher_alg: as QEMU calls it, as in aes-256
     :param cipher_mode: as in xts
     :param ivgen_alg: as in plain64
-    :raises: NoSpace, CommandFailed
+    :raises: NoSpace; CommandFailed, with NOT_MEASURED in stderr when it may
+             succeed the next time
     """
     options = ['key-secret=%s' % _KEY, 'cipher-alg=%s' % cipher_alg,
                'cipher-mode=%s' % cipher_mode, 'ivgen-alg=%s' % ivgen_alg,
                'iter-time=%d' % _ITERATION_TIME]
-    for tries_left in reversed(range(_LUKS_TRIES)):
-        try:
-            with _secret(passphrase) as secret:
-                _run(['create', '-q', '-f', 'luks', *secret,
-                      '-o', ','.join(options), path, '0'], path)
-            return
-        except exception.CommandFailed as exc:
-            if not tries_left or _NOT_MEASURED not in exc.kwargs['stderr']:
-                raise
-            # It has gone, and qemu-img would let others read a new one.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
-                             0o660))
+    with _secret(passphrase) as secret:
+        _run(['create', '-q', '-f', 'luks', *secret, '-o', ','.join(options),
+              path, '0'], path)
 
 
 def encrypt(src, src_fmt, dst, passphrase):

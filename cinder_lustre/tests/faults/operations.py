@@ -281,7 +281,7 @@ OPERATIONS = {
     'create qcow2 thick': Operation(
         18,
         _nothing, _created('qcow2', thick=True)),
-    'create encrypted': Operation(21, _nothing, _encrypted),
+    'create encrypted': Operation(22, _nothing, _encrypted),
     'copy raw to raw': Operation(
         20,
         _volume('raw'), _copied(None, 'raw', SIZE + MIB)),

@@ -21,6 +21,7 @@ from unittest import mock
 import fixtures
 import testtools
 
+from cinder_lustre import qemu_img
 from cinder_lustre import record
 from cinder_lustre.tests import share_directory
 
@@ -59,6 +60,29 @@ class StorageTestCase(testtools.TestCase):
         with fixtures.EnvironmentVariable(
                 'PATH', directory + os.pathsep + os.environ['PATH']):
             yield directory
+
+    @contextlib.contextmanager
+    def failing_write_back(self, function, code):
+        """Let a file that qemu-img has written not come to the disk."""
+        opened = []
+        run, fsync = getattr(qemu_img, function), os.fsync
+
+        def written(*args, **kwargs):
+            run(*args, **kwargs)
+            # Linux tells an error to those only who have the file open now.
+            opened.extend(
+                number for number in map(int, os.listdir('/proc/self/fd'))
+                if os.path.isfile('/proc/self/fd/%d' % number))
+
+        def fail(descriptor):
+            if descriptor in opened:
+                opened.clear()
+                raise OSError(code, os.strerror(code))
+            fsync(descriptor)
+
+        with mock.patch.object(qemu_img, function, written), \
+                mock.patch.object(os, 'fsync', fail):
+            yield
 
     def touch(self, name):
         """Make an empty file; returns its path."""

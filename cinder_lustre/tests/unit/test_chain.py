@@ -11,7 +11,6 @@
 #    under the License.
 
 
-import contextlib
 import errno
 import fcntl
 import itertools
@@ -120,29 +119,6 @@ class ChainTestCase(storage.StorageTestCase):
         """
         self.assertTrue(killed.run(target, attribute, count, operation,
                                    self.root, *args), 'it was not killed')
-
-    @contextlib.contextmanager
-    def failing_write_back(self, function, code):
-        """Let a file that qemu-img has written not come to the disk."""
-        opened = []
-        run, fsync = getattr(qemu_img, function), os.fsync
-
-        def written(*args, **kwargs):
-            run(*args, **kwargs)
-            # Linux tells an error to those only who have the file open now.
-            opened.extend(
-                number for number in map(int, os.listdir('/proc/self/fd'))
-                if os.path.isfile('/proc/self/fd/%d' % number))
-
-        def fail(descriptor):
-            if descriptor in opened:
-                opened.clear()
-                raise OSError(code, os.strerror(code))
-            fsync(descriptor)
-
-        with mock.patch.object(qemu_img, function, written), \
-                mock.patch.object(os, 'fsync', fail):
-            yield
 
     def full_share(self, code, command):
         """Let qemu-img fail in one of its commands for want of space."""

@@ -13,6 +13,7 @@
 
 """Encrypted volumes: raw files whose content is LUKS version 1."""
 
+import errno
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ import fixtures
 
 from cinder_lustre import chain
 from cinder_lustre import exception
+from cinder_lustre import layers
 from cinder_lustre import qemu_img
 from cinder_lustre.tests import share_directory
 from cinder_lustre.tests.unit import storage
@@ -37,6 +39,10 @@ HEADER = b'LUKS\xba\xbe\x00\x01'
 _header = []
 # What nobody may find on the share.
 PLAIN = b'in clear ' * 10000
+
+
+def _layer(size):
+    return {'format': 'raw', 'size': size, 'parent': None, 'thick': False}
 
 
 class EncryptedTestCase(storage.StorageTestCase):
@@ -65,7 +71,7 @@ class EncryptedTestCase(storage.StorageTestCase):
         """
         if not _header:
             path = os.path.join(self.outside, 'header')
-            qemu_img.format_luks(path, **LUKS)
+            layers.make_image(path, _layer(0), LUKS)
             with open(path, 'rb') as stream:
                 _header.append(stream.read())
 
@@ -281,14 +287,20 @@ class EncryptedChainTestCase(EncryptedTestCase):
             self.assertRaises(error, self.create)
         self.assertEqual([], self.share.files())
 
+    def test_a_header_that_cannot_be_written_back(self):
+        self.format_once()
+        with self.failing_write_back('format_luks', errno.EIO):
+            error = self.assertRaises(OSError, self.create)
+        self.assertEqual(errno.EIO, error.errno)
+        self.assertIn(self.root, str(error))
+        self.assertEqual([], self.share.files())
+
 
 class EncryptedQemuImgTestCase(EncryptedTestCase):
 
     def test_comma_in_a_path(self):
         path = self.share.path('a,b')
-        qemu_img.format_luks(path, **LUKS)
-        os.truncate(path, SIZE)
-        os.chmod(path, 0o660)
+        layers.make_image(path, _layer(SIZE), LUKS)
         qemu_img.encrypt(self.source(), 'raw', path, LUKS['passphrase'])
         stderr, content = self.opened(path.replace(',', ',,'))
         self.assertEqual('', stderr)
