@@ -142,30 +142,24 @@ def make_image(path, layer, luks=None):
                  qemu_img.format_luks()
     """
     if layer['format'] != 'raw':
-        os.close(create_file(path))
-        with written_back(path):
+        with _created(path):
             _allocate(lambda allocation: qemu_img.create(
                 path, layer['format'], layer['size'],
                 preallocation=allocation), layer)
-        return
-    if luks is None:
-        descriptor = create_file(path)
+    elif luks is None:
+        with _created(path) as descriptor:
+            _grow_raw(descriptor, path, 0, layer)
     else:
         _make_header(path, luks)
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        _grow_raw(descriptor, path, os.fstat(descriptor).st_size, layer)
-        _write_back(descriptor, path)
-    finally:
-        os.close(descriptor)
+        with written_back(path):
+            grow(path, layer, layer['size'])
 
 
 def _make_header(path, luks):
     for tries_left in reversed(range(_LUKS_TRIES)):
         # A failure removes it, and qemu-img would let others read a new one.
-        os.close(create_file(path))
         try:
-            with written_back(path):
+            with _created(path):
                 qemu_img.format_luks(path, **luks)
             return
         except exception.CommandFailed as exc:
@@ -176,8 +170,7 @@ def _make_header(path, luks):
 
 def make_overlay(path, size, rec, lower):
     """Create an empty qcow2 overlay on top of a layer."""
-    os.close(create_file(path))
-    with written_back(path):
+    with _created(path):
         qemu_img.create(path, 'qcow2', size, backing=lower,
                         backing_fmt=rec.layers[lower]['format'])
 
@@ -243,7 +236,6 @@ def set_size(path, layer):
         qemu_img.resize(path, layer['format'], layer['size'], shrink=True)
 
 
-@contextlib.contextmanager
 def written_back(path):
     """Bring to the disk what other processes write to a file meanwhile.
 
@@ -251,9 +243,18 @@ def written_back(path):
     to those only who had it open then. On older Lustre, who asks first takes
     it, and qemu-img ignores one when it closes a file: it should not flush.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    return _held(os.open(path, os.O_RDONLY), path)
+
+
+def _created(path):
+    """Create a file that is then written_back(); gives its descriptor."""
+    return _held(create_file(path), path)
+
+
+@contextlib.contextmanager
+def _held(descriptor, path):
     try:
-        yield
+        yield descriptor
         _write_back(descriptor, path)
     except Exception:
         # Who tries again has to read what is on the disk.

@@ -60,24 +60,24 @@ statistics                    h     0   0    2h  0   0    h   0    2h      0
 last statistics               0     0   0    0   0   0    0   0    0       0
 create first volume           1+h   0   0    1   2   7    h   0    8+2h    3
 create thin raw               1+h   0   0    0   2   6    h   0    7+2h    3
-create thin qcow2             1+h   0   1    0   2   6    h   0    8+2h    3
+create thin qcow2             1+h   0   1    0   2   6    h   0    7+2h    3
 create thick raw              1+h   0   0    0   2   6    h   0    7+2h    3
-create thick qcow2            1+h   0   1    0   2   6    h   0    8+2h    3
+create thick qcow2            1+h   0   1    0   2   6    h   0    7+2h    3
 delete                        1     0   0    0   0   1    0   0    5       4
 delete with snapshots         1     0   0    0   0   1    0   0    5+s     4+2s
 extend raw                    1     0   0    0   2   5    0   0    9       3
 extend qcow2                  1     0   1    0   2   5    0   0    10      4
 extend with snapshots         1     0   1    0   2   5    0   0    9+s     4+s
 extend attached               2     0   0    0   2   5    0   0    14      6
-create first snapshot         1     0   1    0   3   8    0   0    13      6
-create snapshot               1     0   1    0   3   8    0   0    13+2s   6+3s
-create snapshot online        4     0   1    0   5   12   0   0    27+2s   11+s
+create first snapshot         1     0   1    0   3   8    0   0    12      6
+create snapshot               1     0   1    0   3   8    0   0    12+2s   6+3s
+create snapshot online        4     0   1    0   5   12   0   0    26+2s   11+s
 delete only snapshot          1     0   1    0   4   9    0   0    13      4
 delete latest snapshot        1     0   1    0   5   11   0   0    14+s    3+s
 delete oldest snapshot        1     0   2    0   5   12   0   0    15+s    3+s
 delete latest snapshot online 1     0   0    0   2   4    0   0    7+2s    3+s
 delete oldest snapshot online 2     0   2    0   6   14   0   0    24+2s   7+s
-revert to snapshot            1     0   1    0   4   10   0   0    14+2s   4+3s
+revert to snapshot            1     0   1    0   4   10   0   0    13+2s   4+3s
 create from latest snapshot   1+h   0   1    0   2   7    h   0    14+2h+s 5+s
 create from oldest snapshot   1+h   0   1    0   2   7    h   0    15+2h   6
 clone raw                     1+h   0   1    0   2   7    h   0    15+2h   6
@@ -95,7 +95,7 @@ qcow2 image to volume         2     0   3    0   4   11   0   0    20      7
 volume to raw image           1     0   0    0   0   0    0   0    6       3
 volume to qcow2 image         2     0   1    0   0   0    0   0    12      6
 snapshots to qcow2 image      2     0   1    0   0   0    0   0    12+2s   6+2s
-retype                        2     0   2    0   4   11   0   0    21      8
+retype                        2     0   2    0   4   11   0   0    20      8
 size of a file                1     0   0    0   0   0    0   1    2v      7
 manage a file                 2     0   0    0   2   5    0   2    8+4v    17
 unmanage                      0     0   0    0   0   0    0   0    0       0
